@@ -1,0 +1,25 @@
+"""Differentiable layers defined by a condition instead of a formula."""
+
+from .differentiation import Implicit, Unrolled
+from .errors import ProblemError, SolverError, SolverWarning
+from .qp.interior_point import InteriorPoint
+from .qp.layer import OptNetLayer, QPLayer
+from .qp.problem import QPProblem
+from .qp.solution import QPSolution
+from .qp.solve import solve_qp
+from .status import SolveStatus
+
+__all__ = [
+    "Implicit",
+    "InteriorPoint",
+    "OptNetLayer",
+    "ProblemError",
+    "QPLayer",
+    "QPProblem",
+    "QPSolution",
+    "SolveStatus",
+    "SolverError",
+    "SolverWarning",
+    "Unrolled",
+    "solve_qp",
+]

@@ -1,0 +1,105 @@
+"""The implicit function theorem, once, as an autograd function.
+
+A map w(θ) is defined by F(w, θ) = 0. Writing J = ∂F/∂w at the solution,
+
+    forward mode   J dw = -(∂F/∂θ) dθ
+    reverse mode   Jᵀu = v,    θ̄ = -(∂F/∂θ)ᵀ u
+
+Both need one linear solve, which is itself an implicitly defined map (J u - v = 0), so derivatives of any order
+follow from the same function: the solve is differentiated by the same theorem.
+
+References: Krantz and Parks, The Implicit Function Theorem (2002); Blondel et al. (2022), eq. 2-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Tensors = tuple[Tensor, ...]
+MaybeTensors = tuple[Tensor | None, ...]
+
+
+class ImplicitMap(Protocol):
+    """A batched map from parameters to unknowns, defined by a condition.
+
+    Every parameter is either shared (its core shape) or batched (`batch` in front of its core shape); every
+    output has `batch` in front. The first `num_unknowns` outputs of `solve` are differentiable, the rest is
+    information that the adjoint may use.
+    """
+
+    batch: int
+    num_unknowns: int
+    core_dims: tuple[int, ...]
+
+    def with_batch(self, batch: int) -> ImplicitMap:
+        """Return the same map for another batch size."""
+
+    def solve(self, *params: Tensor) -> Tensors:
+        """Find the unknowns; runs without autograd."""
+
+    def tangent(self, outputs: Tensors, params: Tensors, dparams: MaybeTensors) -> Tensors:
+        """Return dw = -J⁻¹ (∂F/∂θ) dθ, in differentiable operations."""
+
+    def adjoint(
+        self, outputs: Tensors, params: Tensors, cotangents: MaybeTensors, needs: Sequence[bool]
+    ) -> MaybeTensors:
+        """Return θ̄ = -(∂F/∂θ)ᵀ J⁻ᵀ v for the parameters in `needs`, in differentiable operations."""
+
+
+def implicit_apply(rule: ImplicitMap, *params: Tensor) -> Tensors:
+    """Evaluate an implicitly defined map so that every transform of torch differentiates it by the theorem."""
+    outputs: Tensors = _ImplicitFunction.apply(rule, *params)
+    return outputs
+
+
+class _ImplicitFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(rule: ImplicitMap, *params: Tensor) -> Tensors:
+        return rule.solve(*params)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        rule, *params = inputs
+        ctx.rule = rule
+        ctx.num_params = len(params)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[rule.num_unknowns :])
+        ctx.save_for_backward(*params, *output)
+        ctx.save_for_forward(*params, *output)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        params, outputs = ctx.saved_tensors[: ctx.num_params], ctx.saved_tensors[ctx.num_params :]
+        used = cotangents[: ctx.rule.num_unknowns]
+        if all(v is None for v in used):
+            return (None,) * (1 + ctx.num_params)
+        return (None, *ctx.rule.adjoint(outputs, params, used, ctx.needs_input_grad[1:]))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *dparams: Tensor | None) -> tuple[Tensor | None, ...]:
+        params, outputs = ctx.saved_tensors[: ctx.num_params], ctx.saved_tensors[ctx.num_params :]
+        dw = ctx.rule.tangent(outputs, params, dparams)
+        return (*dw, *(None,) * (len(outputs) - len(dw)))
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], rule: ImplicitMap, *params: Tensor
+    ) -> tuple[Tensors, tuple[int, ...]]:
+        # The map is batched already: the new dimension joins the flat batch.
+        size, batch = info.batch_size, rule.batch
+        flat = []
+        for param, dim, core in zip(params, in_dims[1:], rule.core_dims, strict=True):
+            if dim is None and param.ndim == core:  # shared by everything: stays shared
+                flat.append(param)
+                continue
+            joined = param.unsqueeze(0) if dim is None else param.movedim(dim, 0)
+            if joined.ndim == core + 1:
+                joined = joined.unsqueeze(1)
+            shape = joined.shape[joined.ndim - core :]
+            flat.append(joined.expand(size, batch, *shape).reshape(size * batch, *shape))
+        outputs = implicit_apply(rule.with_batch(size * batch), *flat)
+        return tuple(w.reshape(size, batch, *w.shape[1:]) for w in outputs), (0,) * len(outputs)

@@ -1,0 +1,188 @@
+"""The numeric forward pass: check values, scale, solve, unscale, report. No autograd in here."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import ProblemError, SolverError, SolverWarning
+from ..status import SolveStatus
+from .interior_point import InteriorPoint, Outcome, solve
+from .kkt import Program, residuals
+from .problem import Rows
+from .scaling import Scaling, equilibrate
+
+ASYMMETRY = 1e-5  # of the largest entry: round-off of float32 data, in whatever dtype it arrives
+WEAK = 1e-9  # scaled slack below which a row counts as touched
+
+
+class Outputs(NamedTuple):
+    """Outputs of the solution map; the first two are differentiable."""
+
+    x: Tensor  # (B, n)
+    lam: Tensor  # (B, total)
+    s: Tensor  # (B, total)
+    active: Tensor  # (B, total) bool: equality rows and rows with lam > s
+    touching: Tensor  # (B, total) bool: active rows and weakly active ones
+    solved: Tensor  # (B,) bool
+    status: Tensor  # (B,) int64
+    iterations: Tensor  # (B,) int64
+    primal_residual: Tensor  # (B,)
+    dual_residual: Tensor  # (B,)
+    duality_gap: Tensor  # (B,)
+
+
+def build_program(P: Tensor, q: Tensor, C: Tensor, d: Tensor, rows: Rows, batch: int) -> Program:
+    """Scale finite data and spread it over the batch, in differentiable operations (the scaling is constant)."""
+    P, C = (M if M.ndim == 3 else M.unsqueeze(0) for M in (P, C))
+    q, d = (v if v.ndim == 2 else v.unsqueeze(0) for v in (q, d))
+    P = 0.5 * (P + P.mT)
+    scaling = equilibrate(P.detach(), C.detach(), rows, q.detach())
+    D, E, k = scaling
+    present = d.isfinite()
+    inequality = present & ~rows.equality(d.device)
+    C = C * E[:, : C.shape[-2]].unsqueeze(-1) * D.unsqueeze(-2) * present[:, : C.shape[-2]].unsqueeze(-1)
+    P = P * (k * D).unsqueeze(-1) * D.unsqueeze(-2)
+    d = torch.where(present, d, 0.0) * E
+    spread = [v.expand(batch, *v.shape[1:]) for v in (P, q * k * D, C, d, present.to(d.dtype), inequality)]
+    return Program(*spread, Scaling(*(v.expand(batch, -1) for v in scaling)), rows)
+
+
+def solve_stacked(
+    P: Tensor,
+    q: Tensor,
+    C: Tensor,
+    d: Tensor,
+    rows: Rows,
+    batch: int,
+    options: InteriorPoint,
+    warm: tuple[Tensor, ...],
+    strict: bool,
+) -> Outputs:
+    """Solve the stacked programs in float64.
+
+    Raises:
+        ProblemError: P is not symmetric. SolverError: an element failed and `strict`.
+    """
+    dtype = q.dtype
+    P, q, C, d = (v.to(torch.float64) for v in (P, q, C, d))
+    if batch == 0:
+        return _empty(rows, dtype, q.device)
+    invalid = _invalid(P, q, C, d, rows).expand(batch)
+    _check_symmetry(P)
+    clean = (P, q, C, d)
+    if invalid.any():
+        clean = _without(invalid, P, q, C, d, batch)
+    program = build_program(*clean, rows, batch)
+    outcome = solve(program, options, _warm(program, warm) if warm else None)
+    outputs = _report(program, outcome, clean, invalid, dtype)
+    failed = int((~outputs.solved).sum())
+    if failed:
+        message = failure_message(outputs.status, d, rows)
+        if strict:
+            raise SolverError(message, solution=outputs)
+        warnings.warn(message, SolverWarning, stacklevel=2)
+    return outputs
+
+
+def _invalid(P: Tensor, q: Tensor, C: Tensor, d: Tensor, rows: Rows) -> Tensor:
+    bad = ~P.isfinite().all(-1).all(-1) | ~q.isfinite().all(-1) | ~C.isfinite().all(-1).all(-1)
+    wrong = d.isnan() | (d == -torch.inf) | (rows.equality(d.device) & d.isinf())
+    return bad | wrong.any(-1)
+
+
+def _check_symmetry(P: Tensor) -> None:
+    clean = P.nan_to_num(0.0, 0.0, 0.0)
+    asymmetry = (clean - clean.mT).abs()
+    limit = ASYMMETRY * clean.abs().amax((-2, -1), keepdim=True)
+    if (asymmetry > limit).any():
+        worst = asymmetry.reshape(-1, *P.shape[-2:]).amax(0)
+        i, j = divmod(int(worst.argmax()), P.shape[-1])
+        raise ProblemError(
+            f"P: expected a symmetric matrix, got |P[{i}, {j}] - P[{j}, {i}]| = {float(worst.max()):.3g}; "
+            "pass (P + P.mT) / 2"
+        )
+
+
+def _without(invalid: Tensor, P: Tensor, q: Tensor, C: Tensor, d: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """Replace invalid elements by `min 1/2 |x|²` so that the others can be solved."""
+    n = q.shape[-1]
+    flat = [v.expand(batch, *v.shape[v.ndim - core :]) for v, core in ((P, 2), (q, 1), (C, 2), (d, 1))]
+    harmless = (torch.eye(n, dtype=P.dtype, device=P.device), 0.0, 0.0, 0.0)
+    return tuple(
+        torch.where(invalid.reshape(-1, *(1,) * (v.ndim - 1)), torch.as_tensor(value, dtype=v.dtype), v)
+        for v, value in zip(flat, harmless, strict=True)
+    )
+
+
+def _warm(program: Program, warm: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    x, lam = (v.to(torch.float64).expand(program.q.shape[0], -1) for v in warm)
+    D, E, k = program.scaling
+    lam = lam * k / E
+    active = (program.inequality & (lam > WEAK)) | (~program.inequality & (program.present > 0))
+    return x / D, lam, active
+
+
+def _report(
+    program: Program, outcome: Outcome, data: tuple[Tensor, ...], invalid: Tensor, dtype: torch.dtype
+) -> Outputs:
+    """Unscale, and measure the residuals of what is returned on the data as given."""
+    D, E, k = program.scaling
+    inequality, rows = program.inequality, program.rows
+    active = inequality & (outcome.lam > outcome.s) | ~inequality & (program.present > 0)
+    touching = active | inequality & (outcome.s <= WEAK)
+    x, lam = outcome.x * D, outcome.lam * E / k
+    status = torch.where(invalid, int(SolveStatus.INVALID_INPUT), outcome.status)
+    solved = status == SolveStatus.SOLVED
+    P, q, C, d = (
+        v if v.ndim == core + 1 else v.unsqueeze(0) for v, core in zip(data, (2, 1, 2, 1), strict=True)
+    )
+    right = torch.where(program.present > 0, d, 0.0)
+    slack = right - rows.apply(C, x) * program.present
+    s = torch.where(inequality, slack.clamp(min=0), 0.0)
+    ones = Scaling(torch.ones_like(x), torch.ones_like(lam), torch.ones_like(k))
+    unscaled = Program(0.5 * (P + P.mT), q, C, right, program.present, inequality, ones, rows)
+    res = residuals(unscaled, x, s, lam, 1.0, 0.0)
+    s = torch.where(program.present > 0, s, torch.inf)
+    nan = invalid.unsqueeze(-1)
+    x, lam, s = (torch.where(nan, torch.nan, v).to(dtype) for v in (x, lam, s))
+    measures = (torch.where(invalid, torch.nan, v).to(dtype) for v in (res.primal, res.dual, res.gap))
+    return Outputs(x, lam, s, active, touching, solved, status, outcome.iterations, *measures)
+
+
+def failure_message(status: Tensor, d: Tensor | None = None, rows: Rows | None = None) -> str:
+    """Count the failures by status, with one line of advice each."""
+    parts = []
+    for member in SolveStatus:
+        count = int((status == member).sum())
+        if count and member is not SolveStatus.SOLVED:
+            first = int((status == member).nonzero()[0])
+            parts.append(f"{count} {member.name} (first: element {first}; {member.advice})")
+    total = int((status != SolveStatus.SOLVED).sum())
+    text = f"solve_qp: {total} of {status.numel()} elements failed: " + "; ".join(parts)
+    crossing = None if d is None or rows is None else _crossing_bounds(d, rows)
+    return text if crossing is None else f"{text}; {crossing}"
+
+
+def _crossing_bounds(d: Tensor, rows: Rows) -> str | None:
+    if not (rows.upper and rows.lower):
+        return None
+    k = rows.m + rows.p
+    upper, lower = d[..., k : k + rows.n], -d[..., k + rows.n :]
+    where = (lower > upper).nonzero()
+    if not len(where):
+        return None
+    at = tuple(where[0].tolist())
+    return f"lb: expected lb <= ub, got {float(lower[at]):.6g} > {float(upper[at]):.6g} at index {at}"
+
+
+def _empty(rows: Rows, dtype: torch.dtype, device: torch.device) -> Outputs:
+    def make(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.empty(0, *shape, dtype=dtype, device=device)
+
+    flags = (make(rows.total, dtype=torch.bool), make(rows.total, dtype=torch.bool), make(dtype=torch.bool))
+    counts = (make(dtype=torch.int64), make(dtype=torch.int64))
+    return Outputs(make(rows.n), make(rows.total), make(rows.total), *flags, *counts, make(), make(), make())

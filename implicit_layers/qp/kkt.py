@@ -1,0 +1,97 @@
+"""The one definition of optimality: residuals of a quadratic program in the stacked form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .problem import Rows
+from .scaling import Scaling, max_abs
+
+
+class Program(NamedTuple):
+    """A batch of programs `min 1/2 x'Px + q'x  s.t.  R x + s = d, s >= 0 on inequality rows`, already scaled.
+
+    Missing rows (infinite d) hold zero in `present`, and equality rows hold zero in `inequality`.
+    """
+
+    P: Tensor  # (B, n, n)
+    q: Tensor  # (B, n)
+    C: Tensor  # (B, m+p, n)
+    d: Tensor  # (B, total)
+    present: Tensor  # (B, total), 0 or 1
+    inequality: Tensor  # (B, total), bool
+    scaling: Scaling
+    rows: Rows
+
+    def select(self, index: Tensor) -> Program:
+        """Return the programs of some elements."""
+        pick = [v[index] for v in self[:6]]
+        return Program(*pick, Scaling(*(v[index] for v in self.scaling)), self.rows)
+
+
+class Residuals(NamedTuple):
+    """Residuals of an iterate: in scaled units for the iteration, in the caller's units for the decision."""
+
+    dual_vector: Tensor  # Px + q + R'lam, scaled
+    primal_vector: Tensor  # Rx + s - d, scaled
+    Px: Tensor
+    Rx: Tensor
+    primal: Tensor  # (B,) largest |Rx + s - d|, unscaled
+    dual: Tensor  # (B,)
+    gap: Tensor  # (B,)
+    score: Tensor  # (B,) largest ratio of residual to tolerance: solved where <= 1
+
+
+def residuals(
+    program: Program, x: Tensor, s: Tensor, lam: Tensor, eps_abs: float, eps_rel: float
+) -> Residuals:
+    """Evaluate optimality at an iterate.
+
+    A residual is compared with `eps_abs + eps_rel * (largest term it is the sum of)`.
+    """
+    P, q, C, d, present, _, scaling, rows = program
+    Px = (x.unsqueeze(-2) @ P).squeeze(-2)
+    Rx = rows.apply(C, x) * present
+    Rl = rows.transpose(C, lam)
+    dual_vector = Px + q + Rl
+    primal_vector = Rx + s - d
+    dual_unit, primal_unit = 1 / (scaling.D * scaling.k), 1 / scaling.E
+    dual = max_abs(dual_vector * dual_unit)
+    primal = max_abs(primal_vector * primal_unit)
+    xPx, qx, dl = (x * Px).sum(-1), (q * x).sum(-1), (d * lam).sum(-1)
+    gap_unit = 1 / scaling.k.squeeze(-1)
+    gap = (xPx + qx + dl).abs() * gap_unit
+    dual_size = torch.maximum(
+        torch.maximum(max_abs(Px * dual_unit), max_abs(q * dual_unit)), max_abs(Rl * dual_unit)
+    )
+    primal_size = torch.maximum(max_abs(Rx * primal_unit), max_abs(d * primal_unit))
+    gap_size = torch.maximum(torch.maximum(xPx.abs(), qx.abs()), dl.abs()) * gap_unit
+    score = torch.maximum(dual / (eps_abs + eps_rel * dual_size), primal / (eps_abs + eps_rel * primal_size))
+    score = torch.maximum(score, gap / (eps_abs + eps_rel * gap_size))
+    return Residuals(dual_vector, primal_vector, Px, Rx, primal, dual, gap, score)
+
+
+def infeasibility(program: Program, x: Tensor, lam: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Check the certificates of primal and of dual infeasibility that an iterate may hold.
+
+    Primal: `lam >= 0` on inequality rows with `R'lam = 0` and `d'lam < 0` (Farkas): no x has Rx <= d.
+    Dual: a ray x with `Px = 0, q'x < 0` and `Rx <= 0` (`= 0` on equality rows): the cost falls without bound.
+    Zero means at most `tolerance` times the inner product, in scaled units.
+
+    Returns:
+        Two boolean tensors `(B,)`.
+    """
+    P, q, C, d, present, inequality, _, rows = program
+    dl = (d * lam).sum(-1)
+    primal = (dl < 0) & (max_abs(rows.transpose(C, lam)) <= tolerance * -dl)
+    qx = (q * x).sum(-1)
+    Rx = rows.apply(C, x) * present
+    ray = torch.where(inequality, Rx.clamp(min=0), Rx.abs())
+    Px = (x.unsqueeze(-2) @ P).squeeze(-2)
+    bound = tolerance * -qx
+    # A ray is a direction: x itself must dwarf its residuals, which the strict inequality ensures.
+    dual = (qx < 0) & (max_abs(Px) <= bound) & (max_abs(ray) <= bound)
+    return primal, dual

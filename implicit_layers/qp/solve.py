@@ -1,0 +1,150 @@
+"""solve_qp: the one entry to quadratic programs."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..differentiation import Implicit, Unrolled
+from ..errors import ProblemError, SolverError, SolverWarning
+from ..implicit import implicit_apply
+from ..status import SolveStatus
+from .forward import Outputs, build_program, failure_message
+from .gradients import SolutionMap
+from .interior_point import InteriorPoint, unroll
+from .kkt import residuals
+from .problem import QPProblem, Stacked, stack
+from .solution import QPSolution
+
+
+def solve_qp(
+    P: Tensor,
+    q: Tensor,
+    G: Tensor | None = None,
+    h: Tensor | None = None,
+    A: Tensor | None = None,
+    b: Tensor | None = None,
+    lb: Tensor | None = None,
+    ub: Tensor | None = None,
+    *,
+    solver: InteriorPoint = InteriorPoint(),  # noqa: B008 - frozen
+    differentiate: Implicit | Unrolled = Implicit(),  # noqa: B008 - frozen
+    warm_start: QPSolution | None = None,
+    infeasible: None = None,
+    strict: bool = False,
+) -> QPSolution:
+    """Solve a batch of convex quadratic programs, differentiably.
+
+    `min 1/2 x'Px + q'x  subject to  Gx <= h, Ax = b, lb <= x <= ub`
+
+    Leading batch dimensions broadcast. Computed in float64; the result has the dtype of the input.
+
+    Args:
+        P: `(*batch, n, n)`, symmetric positive semidefinite (zero for a linear program).
+        q: `(*batch, n)`.
+        G: `(*batch, m, n)`.
+        h: `(*batch, m)`; `inf` means "no such row".
+        A: `(*batch, p, n)`; dependent rows are fine.
+        b: `(*batch, p)`.
+        lb: `(*batch, n)`; `-inf` means "no such bound".
+        ub: `(*batch, n)`; `inf` means "no such bound".
+        solver: how the solution is found.
+        differentiate: how it is differentiated.
+        warm_start: a previous solution, polished first; ignored if its batch shape does not fit.
+        infeasible: reserved for elastic constraints; only None.
+        strict: raise instead of warn if an element fails.
+
+    Returns:
+        `QPSolution`. An element that is not SOLVED has zero gradient. PRIMAL_INFEASIBLE: `z, y, z_box` hold a
+        Farkas certificate. DUAL_INFEASIBLE: `x` holds a ray of unbounded descent. INVALID_INPUT: NaN.
+
+    Raises:
+        ProblemError: shapes, dtypes or devices do not fit, or P is not symmetric.
+        SolverError: an element failed and `strict`.
+
+    Differentiability:
+        `x, z, y, z_box` in all eight arguments by the implicit function theorem on the optimality conditions of
+        the active set; the gradient of shared (unbatched) data is the sum over the batch. At a weakly active
+        row (multiplier and slack both zero) the row counts as inactive: a one-sided derivative.
+        P enters through its symmetric part.
+
+    References:
+        Amos and Kolter (2017), OptNet.
+    """
+    problem = QPProblem(P, q, G, h, A, b, lb, ub)
+    if infeasible is not None:
+        raise ProblemError(f"infeasible: expected None, got {infeasible!r}")
+    _check_options(solver, differentiate, warm_start)
+    stacked = stack(problem)
+    if isinstance(differentiate, Unrolled):
+        outputs = _solve_unrolled(stacked, solver, differentiate, strict)
+        return _unstack(outputs, stacked)
+    rule = SolutionMap(stacked.rows, stacked.batch, solver, differentiate, strict)
+    warm = _stack_warm_start(warm_start, stacked)
+    try:
+        outputs = Outputs(*implicit_apply(rule, *stacked[:4], *warm))
+    except SolverError as error:
+        raise SolverError(str(error), problem, _unstack(error.solution, stacked)) from None
+    return _unstack(outputs, stacked)
+
+
+def _check_options(solver: Any, differentiate: Any, warm_start: Any) -> None:
+    for name, value, kinds in (
+        ("solver", solver, InteriorPoint),
+        ("differentiate", differentiate, (Implicit, Unrolled)),
+        ("warm_start", warm_start, (QPSolution, type(None))),
+    ):
+        if not isinstance(value, kinds):
+            names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
+            raise ProblemError(f"{name}: expected {' or '.join(names)}, got {value!r}")
+
+
+def _stack_warm_start(warm: QPSolution | None, stacked: Stacked) -> tuple[Tensor, ...]:
+    if warm is None:
+        return ()
+    rows = stacked.rows
+    for name, size in (("x", rows.n), ("z", rows.m), ("y", rows.p)):
+        found = getattr(warm, name).shape[-1]
+        if found != size:
+            raise ProblemError(f"warm_start: expected a solution with {name} of size {size}, got {found}")
+    if warm.x.shape[:-1] != stacked.batch_shape:
+        return ()
+    box = [warm.z_box.clamp(min=0)] * rows.upper + [(-warm.z_box).clamp(min=0)] * rows.lower
+    lam = torch.cat([warm.z, warm.y, *box], -1)
+    return tuple(v.detach().reshape(stacked.batch, v.shape[-1]) for v in (warm.x, lam))
+
+
+def _solve_unrolled(stacked: Stacked, solver: InteriorPoint, how: Unrolled, strict: bool) -> Outputs:
+    data = [v.to(torch.float64) for v in stacked[:4]]
+    program = build_program(*data, stacked.rows, stacked.batch)
+    found = unroll(program, solver, how.iterations)
+    D, E, k = program.scaling
+    with torch.no_grad():
+        res = residuals(program, found.x, found.s, found.lam, solver.eps_abs, solver.eps_rel)
+        active = program.inequality & (found.lam > found.s) | ~program.inequality & (program.present > 0)
+    solved = found.status == SolveStatus.SOLVED
+    dtype = stacked.q.dtype
+    keep = solved.unsqueeze(-1) | (how.iterations is not None)
+    x, lam = (torch.where(keep, v, v.detach()).to(dtype) for v in (found.x * D, found.lam * E / k))
+    s = torch.where(program.present > 0, (found.s / E).detach(), torch.inf).to(dtype)
+    measures = (v.to(dtype) for v in (res.primal, res.dual, res.gap))
+    outputs = Outputs(x, lam, s, active, active, solved, found.status, found.iterations, *measures)
+    if how.iterations is None and not bool(solved.all()):
+        message = failure_message(found.status)
+        if strict:
+            raise SolverError(message, solution=_unstack(outputs, stacked))
+        warnings.warn(message, SolverWarning, stacklevel=3)
+    return outputs
+
+
+def _unstack(out: Outputs, stacked: Stacked) -> QPSolution:
+    rows, shape = stacked.rows, stacked.batch_shape
+    m, k = rows.m, rows.m + rows.p
+    box = rows.bounds(out.lam)
+    z_box = torch.zeros_like(out.x) if box is None else box
+    parts = (out.x, out.s[..., :m], out.lam[..., :m], out.lam[..., m:k], z_box)
+    scalars = (out.status, out.iterations, out.primal_residual, out.dual_residual, out.duality_gap)
+    return QPSolution(*(v.reshape(*shape, v.shape[-1]) for v in parts), *(v.reshape(shape) for v in scalars))
