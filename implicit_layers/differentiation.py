@@ -31,9 +31,7 @@ class Implicit:
 
     def __post_init__(self) -> None:
         if self.gradient not in ("exact", "least_squares", "smoothed"):
-            raise ProblemError(
-                f"gradient: expected 'exact', 'least_squares' or 'smoothed', got {self.gradient!r}"
-            )
+            raise ProblemError(f"gradient: expected 'exact', 'least_squares' or 'smoothed', got {self.gradient!r}")
         if not self.smoothing > 0:
             raise ProblemError(f"smoothing: expected a positive number, got {self.smoothing!r}")
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 Tensors = tuple[Tensor, ...]
 MaybeTensors = tuple[Tensor | None, ...]
@@ -31,9 +32,17 @@ class ImplicitMap(Protocol):
     information that the adjoint may use.
     """
 
-    batch: int
-    num_unknowns: int
-    core_dims: tuple[int, ...]
+    @property
+    def batch(self) -> int:
+        """Size of the flat batch."""
+
+    @property
+    def num_unknowns(self) -> int:
+        """How many of the leading outputs are differentiable."""
+
+    @property
+    def core_dims(self) -> tuple[int, ...]:
+        """Dimensions of each parameter without its batch."""
 
     def with_batch(self, batch: int) -> ImplicitMap:
         """Return the same map for another batch size."""
@@ -52,7 +61,7 @@ class ImplicitMap(Protocol):
 
 def implicit_apply(rule: ImplicitMap, *params: Tensor) -> Tensors:
     """Evaluate an implicitly defined map so that every transform of torch differentiates it by the theorem."""
-    outputs: Tensors = _ImplicitFunction.apply(rule, *params)
+    outputs: Tensors = _ImplicitFunction.apply(rule, *params)  # type: ignore[no-untyped-call]
     return outputs
 
 
@@ -77,12 +86,17 @@ class _ImplicitFunction(torch.autograd.Function):
         used = cotangents[: ctx.rule.num_unknowns]
         if all(v is None for v in used):
             return (None,) * (1 + ctx.num_params)
-        return (None, *ctx.rule.adjoint(outputs, params, used, ctx.needs_input_grad[1:]))
+        gradients: MaybeTensors = ctx.rule.adjoint(outputs, params, used, ctx.needs_input_grad[1:])
+        return (None, *gradients)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *dparams: Tensor | None) -> tuple[Tensor | None, ...]:
-        params, outputs = ctx.saved_tensors[: ctx.num_params], ctx.saved_tensors[ctx.num_params :]
-        dw = ctx.rule.tangent(outputs, params, dparams)
+        # torch switches forward mode off around this call, which would make forward over forward silently zero;
+        # switched on again, this level's own tangents must be taken off the saved tensors.
+        with _set_fwd_grad_enabled(True):
+            saved = [unpack_dual(v).primal if v.is_floating_point() else v for v in ctx.saved_tensors]
+            params, outputs = tuple(saved[: ctx.num_params]), tuple(saved[ctx.num_params :])
+            dw: Tensors = ctx.rule.tangent(outputs, params, dparams)
         return (*dw, *(None,) * (len(outputs) - len(dw)))
 
     @staticmethod
@@ -92,7 +106,7 @@ class _ImplicitFunction(torch.autograd.Function):
         # The map is batched already: the new dimension joins the flat batch.
         size, batch = info.batch_size, rule.batch
         flat = []
-        for param, dim, core in zip(params, in_dims[1:], rule.core_dims, strict=True):
+        for param, dim, core in zip(params, in_dims[1:], rule.core_dims, strict=False):
             if dim is None and param.ndim == core:  # shared by everything: stays shared
                 flat.append(param)
                 continue

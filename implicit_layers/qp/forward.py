@@ -47,8 +47,15 @@ def build_program(P: Tensor, q: Tensor, C: Tensor, d: Tensor, rows: Rows, batch:
     C = C * E[:, : C.shape[-2]].unsqueeze(-1) * D.unsqueeze(-2) * present[:, : C.shape[-2]].unsqueeze(-1)
     P = P * (k * D).unsqueeze(-1) * D.unsqueeze(-2)
     d = torch.where(present, d, 0.0) * E
-    spread = [v.expand(batch, *v.shape[1:]) for v in (P, q * k * D, C, d, present.to(d.dtype), inequality)]
-    return Program(*spread, Scaling(*(v.expand(batch, -1) for v in scaling)), rows)
+
+    def spread(v: Tensor) -> Tensor:
+        return v.expand(batch, *v.shape[1:])
+
+    scaling = Scaling(*(spread(v) for v in scaling))
+    present = spread(present)
+    return Program(
+        spread(P), spread(q * k * D), spread(C), spread(d), present.to(d.dtype), spread(inequality), scaling, rows
+    )
 
 
 def solve_stacked(
@@ -73,15 +80,15 @@ def solve_stacked(
         return _empty(rows, dtype, q.device)
     invalid = _invalid(P, q, C, d, rows).expand(batch)
     _check_symmetry(P)
-    clean = (P, q, C, d)
+    given_d = d
     if invalid.any():
-        clean = _without(invalid, P, q, C, d, batch)
-    program = build_program(*clean, rows, batch)
+        P, q, C, d = _without(invalid, P, q, C, d, batch)
+    program = build_program(P, q, C, d, rows, batch)
     outcome = solve(program, options, _warm(program, warm) if warm else None)
-    outputs = _report(program, outcome, clean, invalid, dtype)
+    outputs = _report(program, outcome, (P, q, C, d), invalid, dtype)
     failed = int((~outputs.solved).sum())
     if failed:
-        message = failure_message(outputs.status, d, rows)
+        message = failure_message(outputs.status, given_d, rows)
         if strict:
             raise SolverError(message, solution=outputs)
         warnings.warn(message, SolverWarning, stacklevel=2)
@@ -137,9 +144,7 @@ def _report(
     x, lam = outcome.x * D, outcome.lam * E / k
     status = torch.where(invalid, int(SolveStatus.INVALID_INPUT), outcome.status)
     solved = status == SolveStatus.SOLVED
-    P, q, C, d = (
-        v if v.ndim == core + 1 else v.unsqueeze(0) for v, core in zip(data, (2, 1, 2, 1), strict=True)
-    )
+    P, q, C, d = (v if v.ndim == core + 1 else v.unsqueeze(0) for v, core in zip(data, (2, 1, 2, 1), strict=True))
     right = torch.where(program.present > 0, d, 0.0)
     slack = right - rows.apply(C, x) * program.present
     s = torch.where(inequality, slack.clamp(min=0), 0.0)

@@ -49,7 +49,8 @@ class SolutionMap:
 
     def solve(self, *params: Tensor) -> Tensors:
         """Run the solver."""
-        return solve_stacked(*params[:4], self.rows, self.batch, self.solver, params[4:], self.strict)
+        P, q, C, d, *warm = params
+        return solve_stacked(P, q, C, d, self.rows, self.batch, self.solver, tuple(warm), self.strict)
 
     def tangent(self, outputs: Tensors, params: Tensors, dparams: MaybeTensors) -> Tensors:
         """Return (dx, dlam)."""
@@ -103,9 +104,7 @@ class SolutionMap:
         equality = self.rows.equality(d.device)
         present = d.isfinite() & out.solved.unsqueeze(-1) & ~equality
         x, lam = self._primal(out), self._multipliers(out)
-        difference = torch.where(present, d, 0.0) - self.rows.apply(
-            C, torch.where(out.solved.unsqueeze(-1), x, 0.0)
-        )
+        difference = torch.where(present, d, 0.0) - self.rows.apply(C, torch.where(out.solved.unsqueeze(-1), x, 0.0))
         difference = torch.where(present, difference - lam, 1.0)
         root = (difference * difference + 4 * kappa).sqrt()
         # The larger of the two is free of cancellation, the smaller follows from the product.
@@ -164,9 +163,7 @@ class LinearSystem:
         return gP, gC, gc, _reduce(wx, params[3]), _reduce(wl, params[4])
 
 
-def _data_tangent(
-    rows: Rows, x: Tensor, lam: Tensor, dP: Tensor | None, dC: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _data_tangent(rows: Rows, x: Tensor, lam: Tensor, dP: Tensor | None, dC: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return -dJ (x, lam) for a change of the matrices."""
     k = rows.m + rows.p
     rx, rl = torch.zeros_like(x), torch.zeros_like(lam)
@@ -185,8 +182,8 @@ def _data_adjoint(
     u: tuple[Tensor, Tensor],
     P: Tensor,
     C: Tensor,
-    needs_P: bool,  # noqa: N803
-    needs_C: bool,  # noqa: N803
+    needs_P: bool,
+    needs_C: bool,
 ) -> MaybeTensors:
     """Return the gradients of P and C: minus the symmetrised outer products of solution and adjoint."""
     k = rows.m + rows.p
@@ -268,4 +265,5 @@ def _minimum_norm(P: Tensor, C: Tensor, c: Tensor, held: Tensor, r: Tensor, rows
     values, vectors = torch.linalg.eigh(J)
     keep = values.abs() > RANK * values.abs().amax(-1, keepdim=True)
     inverse = torch.where(keep, 1 / torch.where(keep, values, 1.0), 0.0)
-    return (vectors @ (inverse * (r.unsqueeze(-2) @ vectors).squeeze(-2)).unsqueeze(-1)).squeeze(-1)
+    coordinates: Tensor = inverse * (r.unsqueeze(-2) @ vectors).squeeze(-2)
+    return (coordinates.unsqueeze(-2) @ vectors.mT).squeeze(-2)

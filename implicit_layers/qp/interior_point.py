@@ -59,9 +59,7 @@ class InteriorPoint:
         if self.core not in ("auto", "native", "torch"):
             raise ProblemError(f"core: expected 'auto', 'native' or 'torch', got {self.core!r}")
         if self.core == "native":
-            raise ProblemError(
-                "core: expected 'auto' or 'torch' (no compiled core in this build), got 'native'"
-            )
+            raise ProblemError("core: expected 'auto' or 'torch' (no compiled core in this build), got 'native'")
 
 
 class Iterate(NamedTuple):
@@ -172,13 +170,12 @@ def unroll(program: Program, options: InteriorPoint, iterations: int | None) -> 
     return Outcome(point.x, point.s, point.lam, status, used)
 
 
-def solve(
-    program: Program, options: InteriorPoint, warm: tuple[Tensor, Tensor, Tensor] | None = None
-) -> Outcome:
+def solve(program: Program, options: InteriorPoint, warm: tuple[Tensor, Tensor, Tensor] | None = None) -> Outcome:
     """Solve a batch; each element stops on its own and no element's answer depends on its neighbours.
 
     Args:
-        program: scaled programs. options: stopping rule.
+        program: scaled programs.
+        options: stopping rule.
         warm: x, lam and active rows to polish first, scaled.
     """
     run = _Run(program, options)
@@ -256,11 +253,7 @@ class _Run:
         if last or not self.remaining:
             self.index = self.index[:0]
             return
-        res = (
-            residuals(self.program, *self.point[:3], options.eps_abs, options.eps_rel)
-            if self.compacted
-            else res
-        )
+        res = residuals(self.program, *self.point[:3], options.eps_abs, options.eps_rel) if self.compacted else res
         self.iterations[self.index] += 1
         self.point = newton_step(self.program, self.point, res)
 

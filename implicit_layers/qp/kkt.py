@@ -28,8 +28,9 @@ class Program(NamedTuple):
 
     def select(self, index: Tensor) -> Program:
         """Return the programs of some elements."""
-        pick = [v[index] for v in self[:6]]
-        return Program(*pick, Scaling(*(v[index] for v in self.scaling)), self.rows)
+        P, q, C, d, present, inequality, scaling, rows = self
+        scaling = Scaling(*(v[index] for v in scaling))
+        return Program(P[index], q[index], C[index], d[index], present[index], inequality[index], scaling, rows)
 
 
 class Residuals(NamedTuple):
@@ -45,9 +46,7 @@ class Residuals(NamedTuple):
     score: Tensor  # (B,) largest ratio of residual to tolerance: solved where <= 1
 
 
-def residuals(
-    program: Program, x: Tensor, s: Tensor, lam: Tensor, eps_abs: float, eps_rel: float
-) -> Residuals:
+def residuals(program: Program, x: Tensor, s: Tensor, lam: Tensor, eps_abs: float, eps_rel: float) -> Residuals:
     """Evaluate optimality at an iterate.
 
     A residual is compared with `eps_abs + eps_rel * (largest term it is the sum of)`.
@@ -64,9 +63,7 @@ def residuals(
     xPx, qx, dl = (x * Px).sum(-1), (q * x).sum(-1), (d * lam).sum(-1)
     gap_unit = 1 / scaling.k.squeeze(-1)
     gap = (xPx + qx + dl).abs() * gap_unit
-    dual_size = torch.maximum(
-        torch.maximum(max_abs(Px * dual_unit), max_abs(q * dual_unit)), max_abs(Rl * dual_unit)
-    )
+    dual_size = torch.maximum(torch.maximum(max_abs(Px * dual_unit), max_abs(q * dual_unit)), max_abs(Rl * dual_unit))
     primal_size = torch.maximum(max_abs(Rx * primal_unit), max_abs(d * primal_unit))
     gap_size = torch.maximum(torch.maximum(xPx.abs(), qx.abs()), dl.abs()) * gap_unit
     score = torch.maximum(dual / (eps_abs + eps_rel * dual_size), primal / (eps_abs + eps_rel * primal_size))

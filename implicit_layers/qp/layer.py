@@ -99,13 +99,16 @@ class OptNetLayer(nn.Module):
             raise ProblemError(f"eps: expected a positive number, got {eps!r}")
         self.n, self.m, self.p, self.eps = n, m, p, eps
         self.qp = QPLayer(solver=solver, differentiate=differentiate, strict=strict)
-        where = {"dtype": dtype, "device": device}
-        self.L = nn.Parameter(torch.eye(n, **where) + torch.randn(n, n, **where).tril(-1) / n)
-        self.G = nn.Parameter(torch.randn(m, n, **where) / n**0.5)
-        self.A = nn.Parameter(torch.randn(p, n, **where) / n**0.5)
-        self.z0 = nn.Parameter(torch.zeros(n, **where))
+
+        def parameter(value: Tensor) -> nn.Parameter:
+            return nn.Parameter(value.to(device=device, dtype=dtype or torch.get_default_dtype()))
+
+        self.L = parameter(torch.eye(n) + torch.randn(n, n).tril(-1) / n)
+        self.G = parameter(torch.randn(m, n) / n**0.5)
+        self.A = parameter(torch.randn(p, n) / n**0.5)
+        self.z0 = parameter(torch.zeros(n))
         # s0 = softplus(raw): positive whatever the optimiser does; softplus(0.5413) = 1.
-        self.raw_s0 = nn.Parameter(torch.full((m,), 0.5413248546129181, **where))
+        self.raw_s0 = parameter(torch.full((m,), 0.5413248546129181))
 
     @property
     def s0(self) -> Tensor:

@@ -52,8 +52,13 @@ def polish(
     """Solve the equality-constrained program of a guessed active set.
 
     Args:
-        program: scaled programs. x, lam: where to start. active: bool `(B, total)`, equality rows included.
-        eps_abs, eps_rel: tolerance of the score. steps: proximal steps on the one factor.
+        program: scaled programs.
+        x: where to start, `(B, n)`.
+        lam: where to start, `(B, total)`.
+        active: bool `(B, total)`, equality rows included.
+        eps_abs: absolute tolerance of the score.
+        eps_rel: relative tolerance of the score.
+        steps: proximal steps on the one factor.
 
     Returns:
         x, s, lam with signs enforced, the score there (<= 1: optimal), and the corrected guess of the active set.

@@ -151,6 +151,11 @@ def _check(problem: QPProblem) -> tuple[dict[str, int], torch.Size]:
     for name, partner in (("G", "h"), ("h", "G"), ("A", "b"), ("b", "A")):
         if name in given and partner not in given:
             raise ProblemError(f"{partner}: expected a torch.Tensor because {name} is given, got None")
+    _check_tensors(given)
+    return _check_shapes(given)
+
+
+def _check_tensors(given: dict[str, Tensor]) -> None:
     P = given["P"]
     if P.dtype not in (torch.float32, torch.float64):
         raise ProblemError(f"P: expected dtype torch.float32 or torch.float64, got {P.dtype}")
@@ -159,7 +164,6 @@ def _check(problem: QPProblem) -> tuple[dict[str, int], torch.Size]:
             raise ProblemError(f"{name}: expected dtype {P.dtype} as P, got {v.dtype}")
         if v.device != P.device:
             raise ProblemError(f"{name}: expected device {P.device} as P, got {v.device}")
-    return _check_shapes(given)
 
 
 def _check_shapes(given: dict[str, Tensor]) -> tuple[dict[str, int], torch.Size]:

@@ -32,7 +32,10 @@ def equilibrate(P: Tensor, C: Tensor, rows: Rows, q: Tensor | None = None) -> Sc
     below the regularisation, and the iteration stalls.
 
     Args:
-        P: `(B or 1, n, n)`. C: `(B or 1, m+p, n)`. rows: their layout. q: `(B or 1, n)`, or None for a linear system.
+        P: `(B or 1, n, n)`.
+        C: `(B or 1, m+p, n)`.
+        rows: their layout.
+        q: `(B or 1, n)`, or None for a linear system.
 
     References:
         Ruiz (2001), A scaling algorithm to equilibrate both rows and columns norms in matrices.

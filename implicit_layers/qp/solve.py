@@ -118,8 +118,8 @@ def _stack_warm_start(warm: QPSolution | None, stacked: Stacked) -> tuple[Tensor
 
 
 def _solve_unrolled(stacked: Stacked, solver: InteriorPoint, how: Unrolled, strict: bool) -> Outputs:
-    data = [v.to(torch.float64) for v in stacked[:4]]
-    program = build_program(*data, stacked.rows, stacked.batch)
+    P, q, C, d = (v.to(torch.float64) for v in stacked[:4])
+    program = build_program(P, q, C, d, stacked.rows, stacked.batch)
     found = unroll(program, solver, how.iterations)
     D, E, k = program.scaling
     with torch.no_grad():
