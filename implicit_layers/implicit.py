@@ -84,9 +84,9 @@ class _ImplicitFunction(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         params, outputs = ctx.saved_tensors[: ctx.num_params], ctx.saved_tensors[ctx.num_params :]
         used = cotangents[: ctx.rule.num_unknowns]
-        if all(v is None for v in used):
-            return (None,) * (1 + ctx.num_params)
-        gradients: MaybeTensors = ctx.rule.adjoint(outputs, params, used, ctx.needs_input_grad[1:])
+        gradients: MaybeTensors = (None,) * ctx.num_params
+        if any(v is not None for v in used):
+            gradients = ctx.rule.adjoint(outputs, params, used, ctx.needs_input_grad[1:])
         return (None, *gradients)
 
     @staticmethod
@@ -97,7 +97,8 @@ class _ImplicitFunction(torch.autograd.Function):
             saved = [unpack_dual(v).primal if v.is_floating_point() else v for v in ctx.saved_tensors]
             params, outputs = tuple(saved[: ctx.num_params]), tuple(saved[ctx.num_params :])
             dw: Tensors = ctx.rule.tangent(outputs, params, dparams)
-        return (*dw, *(None,) * (len(outputs) - len(dw)))
+        rest: MaybeTensors = (None,) * (len(outputs) - len(dw))
+        return dw + rest
 
     @staticmethod
     def vmap(

@@ -266,4 +266,5 @@ def _minimum_norm(P: Tensor, C: Tensor, c: Tensor, held: Tensor, r: Tensor, rows
     keep = values.abs() > RANK * values.abs().amax(-1, keepdim=True)
     inverse = torch.where(keep, 1 / torch.where(keep, values, 1.0), 0.0)
     coordinates: Tensor = inverse * (r.unsqueeze(-2) @ vectors).squeeze(-2)
-    return (coordinates.unsqueeze(-2) @ vectors.mT).squeeze(-2)
+    solution: Tensor = coordinates.unsqueeze(-2) @ vectors.mT
+    return solution.squeeze(-2)

@@ -1,0 +1,16 @@
+"""Planar robot arms among circular obstacles: kinematics, clearance and data sets."""
+
+from robotics.arm import PlanarArm
+from robotics.dataset import DatasetConfig, IKDataset, make_dataset
+from robotics.files import FileError
+from robotics.obstacles import Circles, Witness
+
+__all__ = [
+    "Circles",
+    "DatasetConfig",
+    "FileError",
+    "IKDataset",
+    "PlanarArm",
+    "Witness",
+    "make_dataset",
+]

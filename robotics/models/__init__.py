@@ -1,0 +1,34 @@
+"""Models of inverse kinematics: one per file, all with `forward`, `loss`, `answer` and `config`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from robotics.arm import PlanarArm, check_keys
+from robotics.models.answer import IKAnswer, IKStatus, check_answer
+from robotics.models.mlp import MLP
+from robotics.models.mlp_qp import MLPQP
+
+MODELS = ("mlp", "mlp-qp", "mlp-qp-oneshot")
+
+
+def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP:
+    """Build a model from what its `config()` returned.
+
+    Args:
+        arm: the arm.
+        config: `model` ("mlp", "mlp-qp" or "mlp-qp-oneshot"), `inputs`, `hidden`, and `layers` for the last two.
+
+    Raises:
+        ValueError: a key is unknown or missing, or its value is.
+    """
+    check_keys("model", config, {"model", "inputs"}, {"hidden", "layers"})
+    name = config["model"]
+    if name not in MODELS:
+        raise ValueError(f"model: expected one of {', '.join(MODELS)}, found {name!r}")
+    network = MLP(arm, config["inputs"], config.get("hidden", 100))
+    if name == "mlp":
+        return network
+    return MLPQP(network, "sequential" if name == "mlp-qp" else "one-shot", config.get("layers", 6))
+
+
+__all__ = ["MLP", "MLPQP", "MODELS", "IKAnswer", "IKStatus", "build_model", "check_answer"]

@@ -1,0 +1,101 @@
+"""What an inverse kinematics model answers, and the exact check that every answer passes through."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robotics.arm import PlanarArm, wrap_angle
+from robotics.obstacles import Circles
+
+CHECK_MARGIN = 1e-9  # of reach: an independent check in other arithmetic must come to the same verdict
+
+
+class IKStatus(IntEnum):
+    """Verdict on the answer to one target."""
+
+    SOLVED = 0
+    NOT_REACHED = 1
+    COLLISION = 2
+    LIMIT_VIOLATION = 3
+    UNREACHABLE = 4
+    INVALID_INPUT = 5
+    NO_SAFE_ANSWER = 6
+
+    @property
+    def advice(self) -> str:
+        """One line: what it means."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    IKStatus.SOLVED: "inside the limits, clear along the whole arm, tip within tolerance of the target",
+    IKStatus.NOT_REACHED: "safe, but the tip is further from the target than the tolerance",
+    IKStatus.COLLISION: "some link touches a circle",
+    IKStatus.LIMIT_VIOLATION: "some joint is beyond its limits",
+    IKStatus.UNREACHABLE: "the target is outside the ring that the arm's lengths can reach",
+    IKStatus.INVALID_INPUT: "the target is not a finite number",
+    IKStatus.NO_SAFE_ANSWER: "no posture found that is inside the limits and clear of the circles",
+}
+
+
+class IKAnswer(NamedTuple):
+    """Answers to N targets.
+
+    Attributes:
+        theta: joint angles `(N, n)` [rad]; NaN where there is none.
+        status: `IKStatus` of each, int64 `(N,)`.
+        tip_error: distance of tip and target `(N,)` [m]; NaN without an answer.
+        clearance: signed clearance of the whole arm `(N,)` [m]; NaN without an answer.
+    """
+
+    theta: Tensor
+    status: Tensor
+    tip_error: Tensor
+    clearance: Tensor
+
+
+def is_safe(arm: PlanarArm, theta: Tensor, circles: Circles) -> Tensor:
+    """Return whether postures `(*batch, n)` keep limits and circles along the whole arm; False for NaN."""
+    clear = circles.clearance(arm.points(theta), arm.link_radius) >= CHECK_MARGIN * arm.reach
+    return clear & (arm.limit_violation(theta) == 0)
+
+
+def check_answer(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, tolerance: float) -> IKAnswer:
+    """Judge postures in closed form, whatever made them.
+
+    Args:
+        arm: the arm, n links.
+        theta: `(N, n)` [rad].
+        targets: `(N, 2)` [m] or `(N, 3)` [m, m, rad].
+        circles: the scene, shared or one per target.
+        tolerance: largest tip error of a SOLVED answer, of reach; for poses also on the orientation [rad].
+    """
+    given = theta.isfinite().all(-1)
+    error = (arm.tip(theta) - targets[:, :2]).norm(dim=-1)
+    reached = error <= tolerance * arm.reach
+    if targets.shape[-1] == 3:
+        reached &= wrap_angle(arm.orientation(theta) - targets[:, 2]).abs() <= tolerance
+    clearance = circles.clearance(arm.points(theta), arm.link_radius)
+    status = torch.where(reached, int(IKStatus.SOLVED), int(IKStatus.NOT_REACHED))
+    for verdict, holds in (  # the later, the graver
+        (IKStatus.COLLISION, ~(clearance >= CHECK_MARGIN * arm.reach)),
+        (IKStatus.LIMIT_VIOLATION, ~(arm.limit_violation(theta) == 0)),
+        (IKStatus.NO_SAFE_ANSWER, ~given),
+        (IKStatus.UNREACHABLE, ~in_reach(arm, targets, tolerance)),
+        (IKStatus.INVALID_INPUT, ~targets.isfinite().all(-1)),
+    ):
+        status = torch.where(holds, int(verdict), status)
+    missing = torch.where(given, 0.0, torch.nan)
+    return IKAnswer(theta + missing[:, None], status, error + missing, clearance + missing)
+
+
+def in_reach(arm: PlanarArm, targets: Tensor, tolerance: float) -> Tensor:
+    """Return whether positions are in the ring that the lengths allow, up to the tolerance, of reach."""
+    distance: Tensor = targets[:, :2].norm(dim=-1)
+    inner = max(0.0, 2 * max(arm.lengths) - arm.reach)
+    slack = tolerance * arm.reach
+    return (distance <= arm.reach + slack) & (distance >= inner - slack)

@@ -1,0 +1,190 @@
+"""A network whose output passes through quadratic programs: one shot, or a sequence of certified steps."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from implicit_layers import SolverWarning, SolveStatus, solve_qp
+from robotics.arm import PlanarArm
+from robotics.ik_qp import (
+    MARGIN,
+    build_step,
+    certified_fraction,
+    clearance_rows,
+    remainder,
+    task_error,
+)
+from robotics.models.answer import IKAnswer, check_answer, in_reach, is_safe
+from robotics.models.mlp import MLP
+from robotics.obstacles import Circles
+
+MODES = ("one-shot", "sequential")
+TRAINED_LAYERS = 2  # the gradient passes through so many layers: after more, the tip error is too small to teach
+ESCAPE_LAYERS = 6
+ESCAPE_MARGIN = 1e-3  # of reach: a start that leaves a circle keeps this far off, so that it ends strictly outside
+ESCAPE_WEIGHT = 10.0
+RETRIES = 8  # other starts for a target that the network's start misses
+POSTURES = 2048
+CHUNK = 2048
+
+
+@final
+class MLPQP(nn.Module):
+    """Network output, then quadratic programs that keep joint limits and circles while closing the tip error.
+
+    `"one-shot"`: one program around the network's output, with the circles linearised and softened.
+    `"sequential"`: `layers` certified steps, each from where the last one ended. A start inside a circle first
+    leaves it by softened steps; from then on every step is collision-free along its whole path.
+
+    Args:
+        network: the network.
+        mode: "one-shot" or "sequential".
+        layers: certified steps of an answer.
+    """
+
+    def __init__(self, network: MLP, mode: str = "sequential", layers: int = 6) -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
+        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+            raise ValueError(f"layers: expected a positive integer, found {layers!r}")
+        self.network, self.mode, self.layers = network, mode, layers
+        self.arm: PlanarArm = network.arm
+        self.inputs: str = network.inputs
+
+    def config(self) -> dict[str, Any]:
+        """Return what `build_model` needs to build this model again."""
+        name = "mlp-qp" if self.mode == "sequential" else "mlp-qp-oneshot"
+        return {**self.network.config(), "model": name, "layers": self.layers}
+
+    def forward(self, targets: Tensor, circles: Circles) -> Tensor:
+        """Return joint angles `(*batch, n)` [rad] inside the limits for targets `(*batch, 2|3)`.
+
+        Differentiable in the network's parameters, the targets and the circles, through every program.
+        """
+        return self._refine(self.network(targets), targets, circles, self.layers)
+
+    def loss(self, targets: Tensor, circles: Circles) -> Tensor:
+        """Return the mean task error after the last trained layer plus that of the network alone, of reach.
+
+        The network's own term keeps the start in the basin of the layers; the layers' term, through the programs,
+        pays for starts from which limits or circles stop them.
+        """
+        start = self.network(targets)
+        theta = self._refine(start, targets, circles, min(self.layers, TRAINED_LAYERS))
+        last, first = (task_error(self.arm, t, targets).norm(dim=-1).mean() for t in (theta, start))
+        total: Tensor = last + 0.1 * first
+        return total
+
+    @torch.no_grad()
+    def answer(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> IKAnswer:
+        """Answer targets `(N, 2|3)`; an unsafe posture is never returned by the sequential model.
+
+        Where the network's start does not lead to the target, further starts are tried: clear postures whose tip
+        is near it.
+        """
+        parts = []
+        for first in range(0, targets.shape[0], CHUNK):
+            chunk = slice(first, first + CHUNK)
+            scene = circles if circles.radii.ndim == 1 else Circles(circles.centers[chunk], circles.radii[chunk])
+            theta = self._answer(targets[chunk], scene, tolerance)
+            parts.append(check_answer(self.arm, theta, targets[chunk], scene, tolerance))
+        if not parts:
+            return check_answer(self.arm, targets.new_zeros(0, self.arm.num_links), targets, circles, tolerance)
+        return IKAnswer(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _answer(self, targets: Tensor, circles: Circles, tolerance: float) -> Tensor:
+        finite = targets.isfinite().all(-1)
+        aim = torch.where(finite[:, None], targets, 0.0)
+        theta = self(aim, circles)
+        if self.mode == "one-shot":
+            return torch.where(finite[:, None], theta, torch.nan)
+        error = self._error(theta, aim, circles)
+        for starts in self._other_starts(aim, circles):
+            missed = (finite & in_reach(self.arm, targets, tolerance) & (error > tolerance)).nonzero()[:, 0]
+            if not missed.numel():
+                break
+            scene = _pick(circles, missed)
+            again = self._refine(starts[missed], aim[missed], scene, self.layers)
+            found = self._error(again, aim[missed], scene)
+            better = found < error[missed]
+            theta[missed[better]], error[missed[better]] = again[better], found[better]
+        return torch.where((finite & error.isfinite())[:, None], theta, torch.nan)
+
+    def _error(self, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
+        error = task_error(self.arm, theta, targets).norm(dim=-1)
+        return torch.where(is_safe(self.arm, theta, circles), error, torch.inf)
+
+    def _other_starts(self, targets: Tensor, circles: Circles) -> list[Tensor]:
+        """Return RETRIES starts for every target: of as many random groups, the clear posture nearest in the tip."""
+        generator = torch.Generator().manual_seed(0)
+        postures = self.arm.sample(POSTURES, generator).to(targets)
+        if circles.radii.ndim == 1:
+            postures = postures[is_safe(self.arm, postures, circles)]
+        starts = []
+        for group in postures.tensor_split(RETRIES):
+            if group.shape[0]:
+                distance = torch.cdist(targets[:, :2], self.arm.tip(group))
+                starts.append(group[distance.argmin(-1)])
+        return starts
+
+    def _refine(self, start: Tensor, targets: Tensor, circles: Circles, layers: int) -> Tensor:
+        lower, upper = self.arm.limits_tensor(start)
+        theta = start.clamp(lower, upper)
+        if self.mode == "one-shot":
+            return self._soft_step(theta, targets, circles, MARGIN)
+        theta = self._escape(theta, targets, circles)
+        for _ in range(layers):
+            theta = self._certified_step(theta, targets, circles)
+        return theta
+
+    def _escape(self, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
+        """Lead starts that touch a circle out of it, by softened steps; leave the others alone."""
+        if not circles.radii.shape[-1]:
+            return theta
+        for _ in range(ESCAPE_LAYERS):
+            clearance = circles.clearance(self.arm.points(theta.detach()), self.arm.link_radius)
+            inside = (clearance < MARGIN * self.arm.reach).nonzero(as_tuple=True)
+            if not inside[0].numel():
+                break
+            left = self._soft_step(theta[inside], targets[inside], _pick(circles, inside), ESCAPE_MARGIN)
+            theta = theta.index_put(inside, left)
+        return theta
+
+    def _soft_step(self, theta: Tensor, targets: Tensor, circles: Circles, margin: float) -> Tensor:
+        rows = clearance_rows(self.arm, theta, circles, margin)
+        step, _ = _solve(build_step(self.arm, theta, targets, rows, slack_weight=ESCAPE_WEIGHT))
+        lower, upper = self.arm.limits_tensor(theta)
+        return (theta + step[..., : self.arm.num_links]).clamp(lower, upper)
+
+    def _certified_step(self, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
+        """Take one step of rows (C): solve without remainder, again with that step's remainder, then shorten."""
+        rows = clearance_rows(self.arm, theta, circles)
+        step, _ = _solve(build_step(self.arm, theta, targets, rows))
+        if circles.radii.shape[-1]:
+            again, solved = _solve(build_step(self.arm, theta, targets, rows, remainder(self.arm, step, rows)))
+            # With the remainder the rows may have no point in common; the first step, shortened, stands then.
+            step = torch.where(solved[..., None], again, step)
+            step = step * certified_fraction(self.arm, step, rows)
+        lower, upper = self.arm.limits_tensor(theta)
+        return (theta + step).clamp(lower, upper)
+
+
+def _solve(problem: Any) -> tuple[Tensor, Tensor]:
+    """Solve; a program without solution gives a zero step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SolverWarning)
+        solution = solve_qp(*problem)
+    solved = solution.status == SolveStatus.SOLVED
+    return torch.where(solved[..., None], solution.x, 0.0), solved
+
+
+def _pick(circles: Circles, index: Any) -> Circles:
+    """Return the scenes of some elements; a shared scene serves all."""
+    if circles.radii.ndim == 1:
+        return circles
+    return Circles(circles.centers[index], circles.radii[index])

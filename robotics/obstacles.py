@@ -1,0 +1,152 @@
+"""Circular obstacles: closest points, normals and the signed clearance of whole links."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robotics.arm import check_keys, finite_numbers, quarter_turn, shown
+
+
+class Witness(NamedTuple):
+    """The closest point of every link to every circle; leading shape (*batch, n, k).
+
+    Attributes:
+        t: Position along the link, from 0 at its first point to 1 at its second, (*batch, n, k).
+        point: Closest point c* = p_{i-1} + t (p_i - p_{i-1}), (*batch, n, k, 2) [m].
+        distance: D = |c* - o| to the centre of the circle, (*batch, n, k) [m].
+        normal: Unit vector (c* - o)/D, away from the circle, (*batch, n, k, 2); the left normal of the
+            link where D is zero up to round-off.
+        clearance: Signed clearance D - r - ρ, negative in penetration, (*batch, n, k) [m].
+    """
+
+    t: Tensor
+    point: Tensor
+    distance: Tensor
+    normal: Tensor
+    clearance: Tensor
+
+
+@dataclass(frozen=True, eq=False)  # eq=False: tensors have no single truth value to compare by
+class Circles:
+    """Circular obstacles, shared by a batch of arms or one set for each.
+
+    Batch dimensions broadcast against those of the points that the methods take, and the circles are
+    brought to the dtype and device of the points. Only shapes are checked here, so that circles may be
+    made from learned parameters under `torch.func`; values are checked where they come in, by `from_json`.
+
+    Attributes:
+        centers: World positions o, (*batch, k, 2) [m]; k may be 0.
+        radii: Radii r > 0, (*batch, k) [m].
+    """
+
+    centers: Tensor
+    radii: Tensor
+
+    def __post_init__(self) -> None:
+        if self.centers.ndim < 2 or self.centers.shape[-1] != 2:
+            raise ValueError(f"centers: expected shape (*batch, k, 2), found {tuple(self.centers.shape)}")
+        k = self.centers.shape[-2]
+        if self.radii.ndim < 1 or self.radii.shape[-1] != k:
+            raise ValueError(f"radii: expected shape (*batch, {k}), found {tuple(self.radii.shape)}")
+
+    def witness(self, points: Tensor, link_radius: float = 0.0) -> Witness:
+        """Return the closest point of every link to every circle.
+
+        Args:
+            points: The points p_0 .. p_n of an arm, (*batch, n+1, 2) [m].
+            link_radius: Capsule radius ρ of the links [m].
+
+        Differentiability:
+            In the points, the centres and the radii, through t too: the normal moves with the closest
+            point, and a detached t makes its gradient wrong. Where D = 0 the gradient of D is zero.
+        """
+        _check_points(points)
+        centers, radii = self._like(points)
+        centers = centers[..., None, :, :]
+        start = points[..., :-1, None, :]
+        link = points[..., 1:, None, :] - start
+        length2 = link.square().sum(-1).clamp(min=torch.finfo(points.dtype).tiny)
+        t = (((centers - start) * link).sum(-1) / length2).clamp(0, 1)
+        point = start + t[..., None] * link
+        distance, touching = _safe_norm(point - centers, start.abs() + link.abs())
+        left_normal = quarter_turn(link) / length2.sqrt()[..., None]
+        away = (point - centers) / torch.where(touching, 1.0, distance)[..., None]
+        normal = torch.where(touching[..., None], left_normal, away)
+        clearance = distance - radii[..., None, :] - link_radius
+        return Witness(t, point, distance, normal, clearance)
+
+    def link_clearance(self, points: Tensor, link_radius: float = 0.0) -> Tensor:
+        """Return the signed clearance of every link to every circle.
+
+        Args:
+            points: The points p_0 .. p_n of an arm, (*batch, n+1, 2) [m].
+            link_radius: Capsule radius ρ of the links [m].
+
+        Returns:
+            (*batch, n, k) [m]; negative in penetration.
+        """
+        return self.witness(points, link_radius).clearance
+
+    def clearance(self, points: Tensor, link_radius: float = 0.0) -> Tensor:
+        """Return the least clearance over links and circles, (*batch,) [m]; +inf without circles."""
+        return _minimum(self.link_clearance(points, link_radius).flatten(-2))
+
+    def tip_clearance(self, points: Tensor, link_radius: float = 0.0) -> Tensor:
+        """Return the least clearance of the last point alone, (*batch,) [m]; +inf without circles."""
+        _check_points(points)
+        centers, radii = self._like(points)
+        tip = points[..., -1:, :]
+        distance, _ = _safe_norm(tip - centers, tip.abs())
+        return _minimum(distance - radii - link_radius)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return {"circles": [[x, y, r], ...]}; a batch of scenes has no such form."""
+        if self.centers.ndim != 2 or self.radii.ndim != 1:
+            raise ValueError(
+                f"circles: expected one scene of shape (k, 2), found {tuple(self.centers.shape)}"
+                f" with radii {tuple(self.radii.shape)}"
+            )
+        return {"circles": torch.cat((self.centers, self.radii[:, None]), dim=-1).tolist()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Circles":
+        """Return the circles of {"circles": [[x, y, r], ...]} in float64, or raise ValueError."""
+        rows = check_keys("circles", data, {"circles"}, set())["circles"]
+        if not isinstance(rows, list | tuple):
+            raise ValueError(f"circles: expected a list of [x, y, r], found {shown(rows)}")
+        circles = [finite_numbers(f"circles[{i}]", row, 3) for i, row in enumerate(rows)]
+        for i, (_, _, radius) in enumerate(circles):
+            if radius <= 0:
+                raise ValueError(f"circles[{i}]: expected a radius > 0, found {radius}")
+        table = torch.tensor(circles, dtype=torch.float64).reshape(-1, 3)
+        return cls(table[:, :2], table[:, 2])
+
+    def _like(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            self.centers.to(dtype=points.dtype, device=points.device),
+            self.radii.to(dtype=points.dtype, device=points.device),
+        )
+
+
+def _check_points(points: Tensor) -> None:
+    if points.ndim < 2 or points.shape[-1] != 2 or points.shape[-2] < 2:
+        raise ValueError(f"points: expected shape (*batch, n+1, 2) with n >= 1, found {tuple(points.shape)}")
+
+
+def _safe_norm(vector: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return |vector| and where it is zero up to the round-off of numbers of size `scale`.
+
+    There the norm is set to zero, with a zero slope instead of an undefined one.
+    """
+    length2 = vector.square().sum(-1)
+    round_off = 8 * torch.finfo(vector.dtype).eps * scale.amax(-1)
+    zero = length2 <= round_off.square()  # False for NaN, which must come out as NaN
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, length2).sqrt()), zero
+
+
+def _minimum(clearance: Tensor) -> Tensor:
+    """Return the minimum over the last dimension; the added +inf is the minimum over no circles."""
+    return torch.nn.functional.pad(clearance, (0, 1), value=torch.inf).amin(-1)
