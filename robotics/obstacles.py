@@ -132,8 +132,12 @@ class Circles:
 
 
 def _check_points(points: Tensor) -> None:
-    if points.ndim < 2 or points.shape[-1] != 2 or points.shape[-2] < 2:
-        raise ValueError(f"points: expected shape (*batch, n+1, 2) with n >= 1, found {tuple(points.shape)}")
+    shape = points.shape
+    if points.ndim < 2 or shape[-1] != 2 or shape[-2] < 2 or not points.is_floating_point():
+        raise ValueError(
+            f"points: expected a floating-point tensor of shape (*batch, n+1, 2) with n >= 1, "
+            f"found {points.dtype} of shape {tuple(shape)}"
+        )
 
 
 def _safe_norm(vector: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

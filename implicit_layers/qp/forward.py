@@ -79,10 +79,10 @@ def solve_stacked(
     if batch == 0:
         return _empty(rows, dtype, q.device)
     invalid = _invalid(P, q, C, d, rows).expand(batch)
-    _check_symmetry(P)
     given_d = d
     if invalid.any():
         P, q, C, d = _without(invalid, P, q, C, d, batch)
+    _check_symmetry(P)
     program = build_program(P, q, C, d, rows, batch)
     outcome = solve(program, options, _warm(program, warm) if warm else None)
     outputs = _report(program, outcome, (P, q, C, d), invalid, dtype)
@@ -102,9 +102,8 @@ def _invalid(P: Tensor, q: Tensor, C: Tensor, d: Tensor, rows: Rows) -> Tensor:
 
 
 def _check_symmetry(P: Tensor) -> None:
-    clean = P.nan_to_num(0.0, 0.0, 0.0)
-    asymmetry = (clean - clean.mT).abs()
-    limit = ASYMMETRY * clean.abs().amax((-2, -1), keepdim=True)
+    asymmetry = (P - P.mT).abs()
+    limit = ASYMMETRY * P.abs().amax((-2, -1), keepdim=True)
     if (asymmetry > limit).any():
         worst = asymmetry.reshape(-1, *P.shape[-2:]).amax(0)
         i, j = divmod(int(worst.argmax()), P.shape[-1])

@@ -49,7 +49,8 @@ class Residuals(NamedTuple):
 def residuals(program: Program, x: Tensor, s: Tensor, lam: Tensor, eps_abs: float, eps_rel: float) -> Residuals:
     """Evaluate optimality at an iterate.
 
-    A residual is compared with `eps_abs + eps_rel * (largest term it is the sum of)`.
+    A residual is compared with `eps_abs + eps_rel * (largest term it is the sum of)`, both in the caller's units
+    and in scaled ones: an absolute tolerance alone means nothing for data in micro-units.
     """
     P, q, C, d, present, _, scaling, rows = program
     Px = (x.unsqueeze(-2) @ P).squeeze(-2)
@@ -57,18 +58,27 @@ def residuals(program: Program, x: Tensor, s: Tensor, lam: Tensor, eps_abs: floa
     Rl = rows.transpose(C, lam)
     dual_vector = Px + q + Rl
     primal_vector = Rx + s - d
-    dual_unit, primal_unit = 1 / (scaling.D * scaling.k), 1 / scaling.E
-    dual = max_abs(dual_vector * dual_unit)
-    primal = max_abs(primal_vector * primal_unit)
-    xPx, qx, dl = (x * Px).sum(-1), (q * x).sum(-1), (d * lam).sum(-1)
-    gap_unit = 1 / scaling.k.squeeze(-1)
-    gap = (xPx + qx + dl).abs() * gap_unit
-    dual_size = torch.maximum(torch.maximum(max_abs(Px * dual_unit), max_abs(q * dual_unit)), max_abs(Rl * dual_unit))
-    primal_size = torch.maximum(max_abs(Rx * primal_unit), max_abs(d * primal_unit))
-    gap_size = torch.maximum(torch.maximum(xPx.abs(), qx.abs()), dl.abs()) * gap_unit
-    score = torch.maximum(dual / (eps_abs + eps_rel * dual_size), primal / (eps_abs + eps_rel * primal_size))
-    score = torch.maximum(score, gap / (eps_abs + eps_rel * gap_size))
-    return Residuals(dual_vector, primal_vector, Px, Rx, primal, dual, gap, score)
+    xPx, qx, dl = (x * Px).sum(-1, keepdim=True), (q * x).sum(-1, keepdim=True), (d * lam).sum(-1, keepdim=True)
+    gap_vector = xPx + qx + dl
+
+    def judge(dual_unit: Tensor | float, primal_unit: Tensor | float, gap_unit: Tensor | float) -> tuple[Tensor, ...]:
+        dual, primal, gap = (
+            max_abs(v * unit)
+            for v, unit in ((dual_vector, dual_unit), (primal_vector, primal_unit), (gap_vector, gap_unit))
+        )
+        dual_size = _largest(dual_unit, Px, q, Rl)
+        primal_size = _largest(primal_unit, Rx, d)
+        gap_size = _largest(gap_unit, xPx, qx, dl)
+        score = torch.maximum(dual / (eps_abs + eps_rel * dual_size), primal / (eps_abs + eps_rel * primal_size))
+        return dual, primal, gap, torch.maximum(score, gap / (eps_abs + eps_rel * gap_size))
+
+    dual, primal, gap, score = judge(1 / (scaling.D * scaling.k), 1 / scaling.E, 1 / scaling.k)
+    *_, scaled = judge(1.0, 1.0, 1.0)
+    return Residuals(dual_vector, primal_vector, Px, Rx, primal, dual, gap, torch.maximum(score, scaled))
+
+
+def _largest(unit: Tensor | float, *terms: Tensor) -> Tensor:
+    return torch.stack([max_abs(term * unit) for term in terms]).amax(0)
 
 
 def infeasibility(program: Program, x: Tensor, lam: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:

@@ -121,6 +121,10 @@ class OptNetLayer(nn.Module):
         Raises:
             ProblemError: the last dimension of q is not n, or its dtype or device is not the parameters'.
         """
+        with torch.autocast(q.device.type, enabled=False):
+            return self._forward(q.to(self.L.dtype) if torch.is_autocast_enabled(q.device.type) else q)
+
+    def _forward(self, q: Tensor) -> Tensor:
         L = self.L.tril()
         P = L @ L.mT + self.eps * torch.eye(self.n, dtype=L.dtype, device=L.device)
         if q.ndim == 0 or q.shape[-1] != self.n:

@@ -167,20 +167,20 @@ def _check_tensors(given: dict[str, Tensor]) -> None:
 
 
 def _check_shapes(given: dict[str, Tensor]) -> tuple[dict[str, int], torch.Size]:
-    sizes = {"m": 0, "p": 0}
-    # The vector q tells n, and h, b tell m, p: a vector's last dimension cannot be mistaken.
-    for name, letter in (("q", "n"), ("h", "m"), ("b", "p")):
-        if name in given:
-            if given[name].ndim == 0:
-                raise ProblemError(f"{name}: expected shape (*batch, {letter}), got a scalar")
-            sizes[letter] = given[name].shape[-1]
+    # q tells n, then G tells m and A tells p: a size that is not known yet is asked for by its letter.
+    sizes: dict[str, int] = {}
+    for name in ("q", "P", "G", "h", "A", "b", "lb", "ub"):
+        if name not in given:
+            continue
+        shape, core = given[name].shape, _CORE[name]
+        found = shape[len(shape) - len(core) :]
+        if len(shape) < len(core) or any(sizes.get(c, size) != size for c, size in zip(core, found, strict=True)):
+            expected = ", ".join(["*batch", *(str(sizes.get(c, c)) for c in core)])
+            raise ProblemError(f"{name}: expected shape ({expected}), got {tuple(shape)}")
+        sizes.update(zip(core, found, strict=True))
     if sizes["n"] == 0:
         raise ProblemError("q: expected shape (*batch, n) with n >= 1, got n = 0")
-    for name, v in given.items():
-        core = tuple(sizes[letter] for letter in _CORE[name])
-        if v.ndim < len(core) or tuple(v.shape[v.ndim - len(core) :]) != core:
-            known = "".join(f", {size}" for size in core)
-            raise ProblemError(f"{name}: expected shape (*batch{known}), got {tuple(v.shape)}")
+    sizes = {"m": 0, "p": 0} | sizes
     batch = torch.Size()
     for name, v in given.items():
         leading = v.shape[: v.ndim - len(_CORE[name])]

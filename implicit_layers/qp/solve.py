@@ -75,6 +75,13 @@ def solve_qp(
         Amos and Kolter (2017), OptNet.
     """
     problem = QPProblem(P, q, G, h, A, b, lb, ub)
+    if isinstance(P, Tensor) and torch.is_autocast_enabled(P.device.type):
+        # As other operations that need their precision: autocast's low-precision inputs are lifted, and it stays off.
+        with torch.autocast(P.device.type, enabled=False):
+            return solve_qp(
+                *(v.float() if v is not None and v.dtype in (torch.bfloat16, torch.float16) else v for v in problem),
+                solver=solver, differentiate=differentiate, warm_start=warm_start, infeasible=infeasible, strict=strict,
+            )  # fmt: skip
     if infeasible is not None:
         raise ProblemError(f"infeasible: expected None, got {infeasible!r}")
     _check_options(solver, differentiate, warm_start)
