@@ -2,6 +2,7 @@
 
 from .differentiation import Implicit, Unrolled
 from .errors import ProblemError, SolverError, SolverWarning
+from .qp.elastic import Elastic
 from .qp.interior_point import InteriorPoint
 from .qp.layer import OptNetLayer, QPLayer
 from .qp.problem import QPProblem
@@ -10,6 +11,7 @@ from .qp.solve import solve_qp
 from .status import SolveStatus
 
 __all__ = [
+    "Elastic",
     "Implicit",
     "InteriorPoint",
     "OptNetLayer",

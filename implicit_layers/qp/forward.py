@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,25 +13,10 @@ from .interior_point import InteriorPoint, Outcome, solve
 from .kkt import Program, residuals
 from .problem import Rows
 from .scaling import Scaling, equilibrate
+from .solution import StackedSolution
 
 ASYMMETRY = 1e-5  # of the largest entry: round-off of float32 data, in whatever dtype it arrives
 WEAK = 1e-9  # scaled slack below which a row counts as touched
-
-
-class Outputs(NamedTuple):
-    """Outputs of the solution map; the first two are differentiable."""
-
-    x: Tensor  # (B, n)
-    lam: Tensor  # (B, total)
-    s: Tensor  # (B, total)
-    active: Tensor  # (B, total) bool: equality rows and rows with lam > s
-    touching: Tensor  # (B, total) bool: active rows and weakly active ones
-    solved: Tensor  # (B,) bool
-    status: Tensor  # (B,) int64
-    iterations: Tensor  # (B,) int64
-    primal_residual: Tensor  # (B,)
-    dual_residual: Tensor  # (B,)
-    duality_gap: Tensor  # (B,)
 
 
 def build_program(P: Tensor, q: Tensor, C: Tensor, d: Tensor, rows: Rows, batch: int) -> Program:
@@ -65,10 +49,11 @@ def solve_stacked(
     d: Tensor,
     rows: Rows,
     batch: int,
+    warm: tuple[Tensor, ...] = (),
+    *,
     options: InteriorPoint,
-    warm: tuple[Tensor, ...],
     strict: bool,
-) -> Outputs:
+) -> StackedSolution:
     """Solve the stacked programs in float64.
 
     Raises:
@@ -134,7 +119,7 @@ def _warm(program: Program, warm: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, T
 
 def _report(
     program: Program, outcome: Outcome, data: tuple[Tensor, ...], invalid: Tensor, dtype: torch.dtype
-) -> Outputs:
+) -> StackedSolution:
     """Unscale, and measure the residuals of what is returned on the data as given."""
     D, E, k = program.scaling
     inequality, rows = program.inequality, program.rows
@@ -154,7 +139,7 @@ def _report(
     nan = invalid.unsqueeze(-1)
     x, lam, s = (torch.where(nan, torch.nan, v).to(dtype) for v in (x, lam, s))
     measures = (torch.where(invalid, torch.nan, v).to(dtype) for v in (res.primal, res.dual, res.gap))
-    return Outputs(x, lam, s, active, touching, solved, status, outcome.iterations, *measures)
+    return StackedSolution(x, lam, s, active, touching, solved, status, outcome.iterations, *measures)
 
 
 def failure_message(status: Tensor, d: Tensor | None = None, rows: Rows | None = None) -> str:
@@ -183,10 +168,10 @@ def _crossing_bounds(d: Tensor, rows: Rows) -> str | None:
     return f"lb: expected lb <= ub, got {float(lower[at]):.6g} > {float(upper[at]):.6g} at index {at}"
 
 
-def _empty(rows: Rows, dtype: torch.dtype, device: torch.device) -> Outputs:
+def _empty(rows: Rows, dtype: torch.dtype, device: torch.device) -> StackedSolution:
     def make(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.empty(0, *shape, dtype=dtype, device=device)
 
     flags = (make(rows.total, dtype=torch.bool), make(rows.total, dtype=torch.bool), make(dtype=torch.bool))
     counts = (make(dtype=torch.int64), make(dtype=torch.int64))
-    return Outputs(make(rows.n), make(rows.total), make(rows.total), *flags, *counts, make(), make(), make())
+    return StackedSolution(make(rows.n), make(rows.total), make(rows.total), *flags, *counts, make(), make(), make())

@@ -12,7 +12,7 @@ References: Amos and Kolter (2017), OptNet, eq. 6-8; Bambade et al. (2024), QPLa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,11 +20,10 @@ from torch import Tensor
 
 from ..differentiation import Implicit
 from ..implicit import MaybeTensors, Tensors, implicit_apply
-from .forward import Outputs, solve_stacked
-from .interior_point import InteriorPoint
 from .polish import DELTA, RHO, factorise, solve_factor
 from .problem import Rows
 from .scaling import equilibrate, max_abs
+from .solution import StackedSolution
 
 REFINEMENTS = 5
 SINGULAR = 1e-7  # relative residual above which the proximal steps did not converge: J is singular
@@ -33,13 +32,15 @@ RANK = 1e-11  # eigenvalues below this share of the largest count as zero in the
 
 @dataclass(frozen=True)
 class SolutionMap:
-    """(P, q, C, d) -> (x, lam) of the stacked program; three more parameters may carry a warm start."""
+    """(P, q, C, d) -> (x, lam) of the stacked program; two more parameters may carry a warm start (x, lam).
+
+    `find(P, q, C, d, rows, batch, warm)` finds the solution: any solver will do.
+    """
 
     rows: Rows
     batch: int
-    solver: InteriorPoint
+    find: Callable[[Tensor, Tensor, Tensor, Tensor, Rows, int, tuple[Tensor, ...]], StackedSolution]
     rule: Implicit
-    strict: bool
     num_unknowns: int = 2
     core_dims: tuple[int, ...] = (2, 1, 2, 1, 1, 1)
 
@@ -50,11 +51,11 @@ class SolutionMap:
     def solve(self, *params: Tensor) -> Tensors:
         """Run the solver."""
         P, q, C, d, *warm = params
-        return solve_stacked(P, q, C, d, self.rows, self.batch, self.solver, tuple(warm), self.strict)
+        return self.find(P, q, C, d, self.rows, self.batch, tuple(warm))
 
     def tangent(self, outputs: Tensors, params: Tensors, dparams: MaybeTensors) -> Tensors:
         """Return (dx, dlam)."""
-        out = Outputs(*outputs)
+        out = StackedSolution(*outputs)
         x, lam = self._primal(out), self._multipliers(out)
         dP, dq, dC, dd = dparams[:4]
         rx, rl = _data_tangent(self.rows, x, lam, None if dP is None else _symmetric(dP), dC)
@@ -68,7 +69,7 @@ class SolutionMap:
         self, outputs: Tensors, params: Tensors, cotangents: MaybeTensors, needs: Sequence[bool]
     ) -> MaybeTensors:
         """Return the gradients of P, q, C, d for cotangents of x and lam."""
-        out = Outputs(*outputs)
+        out = StackedSolution(*outputs)
         x, lam = self._primal(out), self._multipliers(out)
         vx, vl = (torch.zeros_like(w) if v is None else v for v, w in zip(cotangents, (x, lam), strict=True))
         ux, ul = self._linear_solve(out, params, vx, vl)
@@ -77,13 +78,13 @@ class SolutionMap:
         gd = _reduce(ul, params[3]) if needs[3] else None
         return (gP, gq, gC, gd, *(None,) * (len(params) - 4))
 
-    def _primal(self, out: Outputs) -> Tensor:
+    def _primal(self, out: StackedSolution) -> Tensor:
         return torch.where(out.solved.unsqueeze(-1), out.x, 0.0)
 
-    def _multipliers(self, out: Outputs) -> Tensor:
+    def _multipliers(self, out: StackedSolution) -> Tensor:
         return torch.where(out.solved.unsqueeze(-1), out.lam, 0.0)
 
-    def _linear_solve(self, out: Outputs, params: Tensors, rx: Tensor, rl: Tensor) -> tuple[Tensor, Tensor]:
+    def _linear_solve(self, out: StackedSolution, params: Tensors, rx: Tensor, rl: Tensor) -> tuple[Tensor, Tensor]:
         """Solve J u = r with the chosen rule; elements that were not solved get zero."""
         P, _, C, d = params[:4]
         solved = out.solved.unsqueeze(-1)
@@ -98,7 +99,7 @@ class SolutionMap:
         ux, ul = implicit_apply(system, P, C, c, rx, rl)
         return ux, ul
 
-    def _relaxed_compliance(self, out: Outputs, C: Tensor, d: Tensor) -> Tensor:
+    def _relaxed_compliance(self, out: StackedSolution, C: Tensor, d: Tensor) -> Tensor:
         # (s, z) with s z = κ and the same difference s - z as the solution's (Chen-Harker-Kanzow smoothing).
         kappa = self.rule.smoothing
         equality = self.rows.equality(d.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -78,7 +79,7 @@ def residuals(program: Program, x: Tensor, s: Tensor, lam: Tensor, eps_abs: floa
 
 
 def _largest(unit: Tensor | float, *terms: Tensor) -> Tensor:
-    return torch.stack([max_abs(term * unit) for term in terms]).amax(0)
+    return reduce(torch.maximum, (max_abs(term * unit) for term in terms))
 
 
 def infeasibility(program: Program, x: Tensor, lam: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..differentiation import Implicit, Unrolled
 from ..errors import ProblemError
+from .elastic import Elastic
 from .interior_point import InteriorPoint
 from .solution import QPSolution
 from .solve import solve_qp
@@ -27,7 +28,7 @@ class QPLayer(nn.Module):
         *,
         solver: InteriorPoint | None = None,
         differentiate: Implicit | Unrolled | None = None,
-        infeasible: None = None,
+        infeasible: Elastic | None = None,
         strict: bool = False,
     ) -> None:
         super().__init__()
@@ -121,8 +122,10 @@ class OptNetLayer(nn.Module):
         Raises:
             ProblemError: the last dimension of q is not n, or its dtype or device is not the parameters'.
         """
-        with torch.autocast(q.device.type, enabled=False):
-            return self._forward(q.to(self.L.dtype) if torch.is_autocast_enabled(q.device.type) else q)
+        if torch.is_autocast_enabled(q.device.type):  # the parameters keep their precision, and q is lifted to it
+            with torch.autocast(q.device.type, enabled=False):
+                return self._forward(q.to(self.L.dtype))
+        return self._forward(q)
 
     def _forward(self, q: Tensor) -> Tensor:
         L = self.L.tril()

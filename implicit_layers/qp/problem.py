@@ -37,6 +37,22 @@ class QPProblem(NamedTuple):
     lb: Tensor | None = None
     ub: Tensor | None = None
 
+    def violation(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return by how much x `(*batch, n)` violates `Gx <= h` and `Ax = b`, differentiably.
+
+        Returns:
+            `max(Gx - h, 0)` `(*batch, m)` and `Ax - b` `(*batch, p)`, of length 0 where there are no rows.
+        """
+        none = x[..., :0]
+        above = none if self.G is None or self.h is None else (_times(self.G, x) - self.h).clamp(min=0)
+        off = none if self.A is None or self.b is None else _times(self.A, x) - self.b
+        return above, off
+
+
+def _times(M: Tensor, x: Tensor) -> Tensor:
+    product: Tensor = M @ x.unsqueeze(-1)
+    return product.squeeze(-1)
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -35,3 +35,19 @@ class QPSolution(NamedTuple):
     primal_residual: Tensor
     dual_residual: Tensor
     duality_gap: Tensor
+
+
+class StackedSolution(NamedTuple):
+    """Solution of the stacked form, flat over the batch; the first two are differentiable."""
+
+    x: Tensor  # (B, n)
+    lam: Tensor  # (B, total)
+    s: Tensor  # (B, total)
+    active: Tensor  # (B, total) bool: equality rows and rows with lam > s
+    touching: Tensor  # (B, total) bool: active rows and weakly active ones
+    solved: Tensor  # (B,) bool
+    status: Tensor  # (B,) int64
+    iterations: Tensor  # (B,) int64
+    primal_residual: Tensor  # (B,)
+    dual_residual: Tensor  # (B,)
+    duality_gap: Tensor  # (B,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +13,14 @@ from ..differentiation import Implicit, Unrolled
 from ..errors import ProblemError, SolverError, SolverWarning
 from ..implicit import implicit_apply
 from ..status import SolveStatus
-from .forward import Outputs, build_program, failure_message
+from .compiled import solve_compiled
+from .elastic import Elastic, relax, restrict
+from .forward import build_program, failure_message, solve_stacked
 from .gradients import SolutionMap
 from .interior_point import InteriorPoint, unroll
 from .kkt import residuals
 from .problem import QPProblem, Stacked, stack
-from .solution import QPSolution
+from .solution import QPSolution, StackedSolution
 
 
 def solve_qp(
@@ -33,7 +36,7 @@ def solve_qp(
     solver: InteriorPoint = InteriorPoint(),  # noqa: B008 - frozen
     differentiate: Implicit | Unrolled = Implicit(),  # noqa: B008 - frozen
     warm_start: QPSolution | None = None,
-    infeasible: None = None,
+    infeasible: Elastic | None = None,
     strict: bool = False,
 ) -> QPSolution:
     """Solve a batch of convex quadratic programs, differentiably.
@@ -54,7 +57,8 @@ def solve_qp(
         solver: how the solution is found.
         differentiate: how it is differentiated.
         warm_start: a previous solution, polished first; ignored if its batch shape does not fit.
-        infeasible: reserved for elastic constraints; only None.
+        infeasible: `Elastic(...)` lets rows be violated at a price; `QPProblem.violation(x)` tells by how much.
+            A warm start is ignored then.
         strict: raise instead of warn if an element fails.
 
     Returns:
@@ -75,34 +79,55 @@ def solve_qp(
         Amos and Kolter (2017), OptNet.
     """
     problem = QPProblem(P, q, G, h, A, b, lb, ub)
+    _check_options(solver, differentiate, warm_start, infeasible)
     if isinstance(P, Tensor) and torch.is_autocast_enabled(P.device.type):
         # As other operations that need their precision: autocast's low-precision inputs are lifted, and it stays off.
         with torch.autocast(P.device.type, enabled=False):
-            return solve_qp(
-                *(v.float() if v is not None and v.dtype in (torch.bfloat16, torch.float16) else v for v in problem),
-                solver=solver, differentiate=differentiate, warm_start=warm_start, infeasible=infeasible, strict=strict,
-            )  # fmt: skip
+            lifted = QPProblem(*(_lifted(v) for v in problem))  # type: ignore[arg-type]  # None stays None
+            return _solve(lifted, solver, differentiate, warm_start, infeasible, strict)
+    return _solve(problem, solver, differentiate, warm_start, infeasible, strict)
+
+
+def _lifted(v: Tensor | None) -> Tensor | None:
+    return v.float() if isinstance(v, Tensor) and v.dtype in (torch.bfloat16, torch.float16) else v
+
+
+def _solve(
+    problem: QPProblem,
+    solver: InteriorPoint,
+    differentiate: Implicit | Unrolled,
+    warm_start: QPSolution | None,
+    infeasible: Elastic | None,
+    strict: bool,
+) -> QPSolution:
     if infeasible is not None:
-        raise ProblemError(f"infeasible: expected None, got {infeasible!r}")
-    _check_options(solver, differentiate, warm_start)
+        stack(problem)  # names what is wrong in the caller's terms
+        relaxed = _solve(relax(problem, infeasible), solver, differentiate, None, None, strict)
+        return restrict(relaxed, problem.q.shape[-1])
     stacked = stack(problem)
     if isinstance(differentiate, Unrolled):
         outputs = _solve_unrolled(stacked, solver, differentiate, strict)
         return _unstack(outputs, stacked)
-    rule = SolutionMap(stacked.rows, stacked.batch, solver, differentiate, strict)
+    if torch.compiler.is_compiling():
+        params = (*stacked[:4], *_stack_warm_start(warm_start, stacked))
+        outputs = solve_compiled(params, stacked.rows, stacked.batch, solver, differentiate, strict)
+        return _unstack(outputs, stacked)
+    find = partial(solve_stacked, options=solver, strict=strict)
+    rule = SolutionMap(stacked.rows, stacked.batch, find, differentiate)
     warm = _stack_warm_start(warm_start, stacked)
     try:
-        outputs = Outputs(*implicit_apply(rule, *stacked[:4], *warm))
+        outputs = StackedSolution(*implicit_apply(rule, *stacked[:4], *warm))
     except SolverError as error:
         raise SolverError(str(error), problem, _unstack(error.solution, stacked)) from None
     return _unstack(outputs, stacked)
 
 
-def _check_options(solver: Any, differentiate: Any, warm_start: Any) -> None:
+def _check_options(solver: Any, differentiate: Any, warm_start: Any, infeasible: Any) -> None:
     for name, value, kinds in (
         ("solver", solver, InteriorPoint),
         ("differentiate", differentiate, (Implicit, Unrolled)),
         ("warm_start", warm_start, (QPSolution, type(None))),
+        ("infeasible", infeasible, (Elastic, type(None))),
     ):
         if not isinstance(value, kinds):
             names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
@@ -124,7 +149,7 @@ def _stack_warm_start(warm: QPSolution | None, stacked: Stacked) -> tuple[Tensor
     return tuple(v.detach().reshape(stacked.batch, v.shape[-1]) for v in (warm.x, lam))
 
 
-def _solve_unrolled(stacked: Stacked, solver: InteriorPoint, how: Unrolled, strict: bool) -> Outputs:
+def _solve_unrolled(stacked: Stacked, solver: InteriorPoint, how: Unrolled, strict: bool) -> StackedSolution:
     P, q, C, d = (v.to(torch.float64) for v in stacked[:4])
     program = build_program(P, q, C, d, stacked.rows, stacked.batch)
     found = unroll(program, solver, how.iterations)
@@ -138,7 +163,7 @@ def _solve_unrolled(stacked: Stacked, solver: InteriorPoint, how: Unrolled, stri
     x, lam = (torch.where(keep, v, v.detach()).to(dtype) for v in (found.x * D, found.lam * E / k))
     s = torch.where(program.present > 0, (found.s / E).detach(), torch.inf).to(dtype)
     measures = (v.to(dtype) for v in (res.primal, res.dual, res.gap))
-    outputs = Outputs(x, lam, s, active, active, solved, found.status, found.iterations, *measures)
+    outputs = StackedSolution(x, lam, s, active, active, solved, found.status, found.iterations, *measures)
     if how.iterations is None and not bool(solved.all()):
         message = failure_message(found.status)
         if strict:
@@ -147,7 +172,7 @@ def _solve_unrolled(stacked: Stacked, solver: InteriorPoint, how: Unrolled, stri
     return outputs
 
 
-def _unstack(out: Outputs, stacked: Stacked) -> QPSolution:
+def _unstack(out: StackedSolution, stacked: Stacked) -> QPSolution:
     rows, shape = stacked.rows, stacked.batch_shape
     m, k = rows.m, rows.m + rows.p
     box = rows.bounds(out.lam)
