@@ -1,0 +1,44 @@
+# Everything runs from .venv, made from constraints.txt on first use: Python and make are all a machine needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= runs/demo
+# Tests run in two processes, one thread each: batched linear algebra on small matrices gains nothing from threads.
+WORKERS ?= 2
+
+.PHONY: demo test slow lint format bench bench-peers clean
+
+demo: $(STAMP)
+	$(BIN)/python -m robotics demo --out $(OUT)
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks implicit-vs-unrolled
+
+# Peers stay out of the project's own requirements; Maros-Meszaros and later comparisons find them here.
+bench-peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt piqp clarabel proxsuite
+
+# PIP_CONSTRAINT reaches build environments too, so nothing pulls another torch.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache
