@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import Any
 
 
@@ -25,3 +27,13 @@ class SolverError(RuntimeError):
 
 class SolverWarning(UserWarning):
     """Some elements of a batch were not solved; their gradients are zero."""
+
+
+def warn_solver(message: str) -> None:
+    """Warn at the line of the caller's code, however deep in autograd the solve ran."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+        if frame.f_globals.get("__name__", "").split(".")[0] not in ("implicit_layers", "torch"):
+            break
+    warnings.warn(message, SolverWarning, stacklevel=level)

@@ -27,5 +27,5 @@ _ADVICE = {
     SolveStatus.PRIMAL_INFEASIBLE: "no point satisfies the constraints: relax them, or pass infeasible=Elastic(...)",
     SolveStatus.DUAL_INFEASIBLE: "the cost falls without bound: add curvature to P, or bounds",
     SolveStatus.NUMERICAL_ERROR: "the linear algebra broke down: rescale the data or add curvature to P",
-    SolveStatus.INVALID_INPUT: "the data hold NaN or an infinity in the wrong place: look for it upstream",
+    SolveStatus.INVALID_INPUT: "the data hold NaN or an infinity in the wrong place, or P is not positive semidefinite",
 }

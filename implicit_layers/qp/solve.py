@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..differentiation import Implicit, Unrolled
-from ..errors import ProblemError, SolverError, SolverWarning
+from ..errors import ProblemError, SolverError, warn_solver
 from ..implicit import implicit_apply
 from ..status import SolveStatus
 from .compiled import solve_compiled
@@ -63,7 +62,8 @@ def solve_qp(
 
     Returns:
         `QPSolution`. An element that is not SOLVED has zero gradient. PRIMAL_INFEASIBLE: `z, y, z_box` hold a
-        Farkas certificate. DUAL_INFEASIBLE: `x` holds a ray of unbounded descent. INVALID_INPUT: NaN.
+        Farkas certificate. DUAL_INFEASIBLE: `x` holds a ray of unbounded descent. INVALID_INPUT (NaN or a
+        misplaced infinity in the data, or a P with negative curvature): NaN.
 
     Raises:
         ProblemError: shapes, dtypes or devices do not fit, or P is not symmetric.
@@ -168,7 +168,7 @@ def _solve_unrolled(stacked: Stacked, solver: InteriorPoint, how: Unrolled, stri
         message = failure_message(found.status)
         if strict:
             raise SolverError(message, solution=_unstack(outputs, stacked))
-        warnings.warn(message, SolverWarning, stacklevel=3)
+        warn_solver(message)
     return outputs
 
 
