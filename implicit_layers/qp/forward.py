@@ -101,7 +101,8 @@ def _check_symmetry(P: Tensor) -> None:
 def _convex(P: Tensor) -> Tensor:
     """Return whether the scaled P is positive semidefinite, up to the round-off of float32 data."""
     shift = CURVATURE * torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    return torch.linalg.cholesky_ex(P + shift).info == 0
+    failed: Tensor = torch.linalg.cholesky_ex(P + shift).info
+    return failed == 0
 
 
 def _without(invalid: Tensor, P: Tensor, q: Tensor, C: Tensor, d: Tensor, batch: int) -> tuple[Tensor, ...]:
