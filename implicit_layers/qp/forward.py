@@ -14,7 +14,6 @@ from .scaling import Scaling, equilibrate
 from .solution import StackedSolution
 
 ASYMMETRY = 1e-5  # of the largest entry: round-off of float32 data, in whatever dtype it arrives
-CURVATURE = 1e-6  # negative curvature of the scaled P that may still be round-off
 WEAK = 1e-9  # scaled slack below which a row counts as touched
 
 
@@ -68,8 +67,8 @@ def solve_stacked(
         P, q, C, d = _without(invalid, P, q, C, d, batch)
     _check_symmetry(P)
     program = build_program(P, q, C, d, rows, batch)
-    invalid = invalid | ~_convex(program.P)
     outcome = solve(program, options, _warm(program, warm) if warm else None)
+    invalid = invalid | (outcome.status == SolveStatus.INVALID_INPUT)
     outputs = _report(program, outcome, (P, q, C, d), invalid, dtype)
     failed = int((~outputs.solved).sum())
     if failed:
@@ -96,13 +95,6 @@ def _check_symmetry(P: Tensor) -> None:
             f"P: expected a symmetric matrix, got |P[{i}, {j}] - P[{j}, {i}]| = {float(worst.max()):.3g}; "
             "pass (P + P.mT) / 2"
         )
-
-
-def _convex(P: Tensor) -> Tensor:
-    """Return whether the scaled P is positive semidefinite, up to the round-off of float32 data."""
-    shift = CURVATURE * torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    failed: Tensor = torch.linalg.cholesky_ex(P + shift).info
-    return failed == 0
 
 
 def _without(invalid: Tensor, P: Tensor, q: Tensor, C: Tensor, d: Tensor, batch: int) -> tuple[Tensor, ...]:

@@ -243,6 +243,8 @@ def _solve_symmetric(
             stay = worse.unsqueeze(-1)
             ux, ul = torch.where(stay, ux, nx), torch.where(stay, ul, nl)
             ex, el = torch.where(stay, ex, fx), torch.where(stay, el, fl)
+            if worse.all():  # an element that stays would stay again: its neighbours do not matter
+                break
         error = torch.maximum(max_abs(ex), max_abs(el))
         bad = ~(error <= SINGULAR * size) | ~factor.ok
     bad = bad & (size > 0)

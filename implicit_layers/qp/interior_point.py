@@ -23,11 +23,12 @@ from torch import Tensor
 from ..errors import ProblemError
 from ..status import SolveStatus
 from .kkt import Program, Residuals, infeasibility, residuals
-from .polish import factorise, polish, solve_factor
+from .polish import DELTA, factorise, polish, solve_factor
 from .scaling import max_abs
 
 POLISH_TRIES = 4
 CERTIFICATE = 1e-8
+CURVATURE = 1e-6  # negative curvature of the scaled P that may still be round-off of float32 data
 STALL = 15  # iterations without a better iterate before giving up
 
 
@@ -202,6 +203,8 @@ class _Run:
             torch.zeros_like(program.d),
             torch.zeros_like(program.d),
         )
+        # Whether the best iterate is polished: then a Cholesky factor has shown that P curves upwards there.
+        self.polished = torch.zeros(batch, dtype=torch.bool, device=device)
         self.status = torch.full((batch,), int(SolveStatus.MAX_ITER), device=device)
         self.iterations = torch.zeros(batch, dtype=torch.int64, device=device)
         self.index = torch.arange(batch, device=device)
@@ -216,7 +219,7 @@ class _Run:
         """Polish a guess; the elements that it solves are finished."""
         x, s, lam, score, _ = polish(self.all, x, lam, active, self.options.eps_abs, self.options.eps_rel)
         self.iterations += 1
-        self._record(self.index, x, s, lam, score)
+        self._record(self.index, x, s, lam, score, polished=True)
         self.status[score <= 1] = SolveStatus.SOLVED
         self.index = self.index[score > 1]
 
@@ -284,7 +287,7 @@ class _Run:
                 self.options.eps_abs,
                 self.options.eps_rel,
             )
-            self._record(self.index[chosen], x, s, lam, score)
+            self._record(self.index[chosen], x, s, lam, score, polished=True)
             solved[chosen] |= score <= 1
             want = want & ~solved
             active = active.clone()
@@ -292,10 +295,12 @@ class _Run:
         self.status[self.index[solved]] = SolveStatus.SOLVED
         return solved
 
-    def _record(self, index: Tensor, x: Tensor, s: Tensor, lam: Tensor, score: Tensor) -> Tensor:
+    def _record(
+        self, index: Tensor, x: Tensor, s: Tensor, lam: Tensor, score: Tensor, polished: bool = False
+    ) -> Tensor:
         better = score < self.best[index]
         rows = index[better]
-        self.best[rows] = score[better]
+        self.best[rows], self.polished[rows] = score[better], polished
         self.x[rows], self.s[rows], self.lam[rows] = x[better], s[better], lam[better]
         return better
 
@@ -314,4 +319,17 @@ class _Run:
     def outcome(self) -> Outcome:
         # An iterate that stalled within tolerance is solved, however it ended.
         self.status[self.best <= 1] = SolveStatus.SOLVED
+        doubtful = ((self.best <= 1) & ~self.polished).nonzero().squeeze(-1)
+        if doubtful.numel():  # a stationary point of an indefinite P is not a solution
+            downwards = ~self._curves_upwards(doubtful)
+            self.status[doubtful[downwards]] = SolveStatus.INVALID_INPUT
         return Outcome(self.x, self.s, self.lam, self.status, self.iterations)
+
+    def _curves_upwards(self, index: Tensor) -> Tensor:
+        """Return whether P is positive semidefinite on the directions that the active rows leave free."""
+        program = self.all.select(index)
+        active = program.inequality & (self.lam[index] > self.s[index]) | ~program.inequality & (program.present > 0)
+        shift = program.q.new_full((index.numel(), 1), CURVATURE)
+        H = program.rows.normal_matrix(program.P, program.C, active / DELTA, shift)
+        failed: Tensor = torch.linalg.cholesky_ex(H).info
+        return failed == 0
