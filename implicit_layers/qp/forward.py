@@ -129,6 +129,10 @@ def _report(
     solved = status == SolveStatus.SOLVED
     P, q, C, d = (v if v.ndim == core + 1 else v.unsqueeze(0) for v, core in zip(data, (2, 1, 2, 1), strict=True))
     right = torch.where(program.present > 0, d, 0.0)
+    # Certificates come normalised: d'lam = -1 and q'x = -1.
+    farkas, ray = (status == int(kind) for kind in (SolveStatus.PRIMAL_INFEASIBLE, SolveStatus.DUAL_INFEASIBLE))
+    lam = lam / torch.where(farkas, -(right * lam).sum(-1), 1.0).unsqueeze(-1)
+    x = x / torch.where(ray, -(q * x).sum(-1), 1.0).unsqueeze(-1)
     slack = right - rows.apply(C, x) * program.present
     s = torch.where(inequality, slack.clamp(min=0), 0.0)
     ones = Scaling(torch.ones_like(x), torch.ones_like(lam), torch.ones_like(k))

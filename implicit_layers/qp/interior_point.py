@@ -244,21 +244,26 @@ class _Run:
         self.stalled = torch.where(better, 0, self.stalled + 1)
         solved = score <= 1
         broken = ~res.score.isfinite()
-        primal, dual = infeasibility(program, point.x, point.lam, CERTIFICATE)
+        primal, dual = infeasibility(program, point.x, point.lam, res, CERTIFICATE)
         self.status[self.index[broken]] = SolveStatus.NUMERICAL_ERROR
-        self.status[self.index[primal & ~broken]] = SolveStatus.PRIMAL_INFEASIBLE
-        self.status[self.index[dual & ~broken]] = SolveStatus.DUAL_INFEASIBLE
+        self._certify(primal & ~(broken | solved), dual & ~(broken | solved))
         self.status[self.index[solved]] = SolveStatus.SOLVED
         over = self.stalled >= STALL
         finished = solved | broken | primal | dual | over
         solved |= self._polish(finished | last, (primal | dual | broken) & ~solved)
-        self._retire(finished | solved)
+        res = self._retire(finished | solved, res)
         if last or not self.remaining:
             self.index = self.index[:0]
             return
-        res = residuals(self.program, *self.point[:3], options.eps_abs, options.eps_rel) if self.compacted else res
         self.iterations[self.index] += 1
         self.point = newton_step(self.program, self.point, res)
+
+    def _certify(self, primal: Tensor, dual: Tensor) -> None:
+        """Keep the certificates as the answer: multipliers that no point satisfies, or a ray of descent."""
+        where = self.index[primal]
+        self.lam[where], self.status[where] = self.point.lam[primal], SolveStatus.PRIMAL_INFEASIBLE
+        where = self.index[dual]
+        self.x[where], self.status[where] = self.point.x[dual], SolveStatus.DUAL_INFEASIBLE
 
     def _polish(self, final: Tensor, skip: Tensor) -> Tensor:
         """Try the polish where the active set has settled; return which elements it solved."""
@@ -304,17 +309,16 @@ class _Run:
         self.x[rows], self.s[rows], self.lam[rows] = x[better], s[better], lam[better]
         return better
 
-    def _retire(self, finished: Tensor) -> None:
-        self.compacted = False
+    def _retire(self, finished: Tensor, res: Residuals) -> Residuals:
         keep = (~finished).nonzero().squeeze(-1)
         if keep.numel() == finished.numel():
-            return
+            return res
         self.index = self.index[keep]
         self.program = self.program.select(keep)
         self.point = Iterate(*(v[keep] for v in self.point))
         self.active, self.tried = self.active[keep], self.tried[keep]
         self.tries, self.stalled = self.tries[keep], self.stalled[keep]
-        self.compacted = True
+        return res.select(keep)
 
     def outcome(self) -> Outcome:
         # An iterate that stalled within tolerance is solved, however it ended.

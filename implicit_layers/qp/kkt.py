@@ -41,10 +41,15 @@ class Residuals(NamedTuple):
     primal_vector: Tensor  # Rx + s - d, scaled
     Px: Tensor
     Rx: Tensor
+    Rl: Tensor
     primal: Tensor  # (B,) largest |Rx + s - d|, unscaled
     dual: Tensor  # (B,)
     gap: Tensor  # (B,)
     score: Tensor  # (B,) largest ratio of residual to tolerance: solved where <= 1
+
+    def select(self, index: Tensor) -> Residuals:
+        """Return the residuals of some elements."""
+        return Residuals(*(v[index] for v in self))
 
 
 def residuals(program: Program, x: Tensor, s: Tensor, lam: Tensor, eps_abs: float, eps_rel: float) -> Residuals:
@@ -75,14 +80,14 @@ def residuals(program: Program, x: Tensor, s: Tensor, lam: Tensor, eps_abs: floa
 
     dual, primal, gap, score = judge(1 / (scaling.D * scaling.k), 1 / scaling.E, 1 / scaling.k)
     *_, scaled = judge(1.0, 1.0, 1.0)
-    return Residuals(dual_vector, primal_vector, Px, Rx, primal, dual, gap, torch.maximum(score, scaled))
+    return Residuals(dual_vector, primal_vector, Px, Rx, Rl, primal, dual, gap, torch.maximum(score, scaled))
 
 
 def _largest(unit: Tensor | float, *terms: Tensor) -> Tensor:
     return reduce(torch.maximum, (max_abs(term * unit) for term in terms))
 
 
-def infeasibility(program: Program, x: Tensor, lam: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+def infeasibility(program: Program, x: Tensor, lam: Tensor, res: Residuals, tolerance: float) -> tuple[Tensor, Tensor]:
     """Check the certificates of primal and of dual infeasibility that an iterate may hold.
 
     Primal: `lam >= 0` on inequality rows with `R'lam = 0` and `d'lam < 0` (Farkas): no x has Rx <= d.
@@ -92,14 +97,11 @@ def infeasibility(program: Program, x: Tensor, lam: Tensor, tolerance: float) ->
     Returns:
         Two boolean tensors `(B,)`.
     """
-    P, q, C, d, present, inequality, _, rows = program
-    dl = (d * lam).sum(-1)
-    primal = (dl < 0) & (max_abs(rows.transpose(C, lam)) <= tolerance * -dl)
-    qx = (q * x).sum(-1)
-    Rx = rows.apply(C, x) * present
-    ray = torch.where(inequality, Rx.clamp(min=0), Rx.abs())
-    Px = (x.unsqueeze(-2) @ P).squeeze(-2)
+    dl = (program.d * lam).sum(-1)
+    primal = (dl < 0) & (max_abs(res.Rl) <= tolerance * -dl)
+    qx = (program.q * x).sum(-1)
+    ray = torch.where(program.inequality, res.Rx.clamp(min=0), res.Rx)
     bound = tolerance * -qx
     # A ray is a direction: x itself must dwarf its residuals, which the strict inequality ensures.
-    dual = (qx < 0) & (max_abs(Px) <= bound) & (max_abs(ray) <= bound)
+    dual = (qx < 0) & (max_abs(res.Px) <= bound) & (max_abs(ray) <= bound)
     return primal, dual
