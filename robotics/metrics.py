@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
-from robotics.models import MLP, MLPQP
 from robotics.obstacles import Circles
+from robotics.runs import Model
 
 _WARM_UP = 8  # targets answered before the clock starts: the first call of a process pays for its set-up
 
@@ -53,7 +53,7 @@ class Metrics:
         }
 
 
-def evaluate(model: MLP | MLPQP, targets: Tensor, circles: Circles, method: str | None = None) -> Metrics:
+def evaluate(model: Model, targets: Tensor, circles: Circles, method: str | None = None) -> Metrics:
     """Answer targets with a model and score the answers.
 
     Args:
