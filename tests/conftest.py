@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 import torch
 
+from implicit_layers.qp import native
+
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, max_examples=15)
 hypothesis.settings.load_profile("deterministic")
@@ -39,3 +41,21 @@ def shared_data():
         return path
 
     return find
+
+
+def pytest_generate_tests(metafunc):
+    """Run every test of the quadratic programs on both cores: what holds for one holds for the other."""
+    if metafunc.module.__name__.startswith("test_qp_") and "core" not in metafunc.fixturenames:
+        metafunc.fixturenames.append("core")
+    if "core" in metafunc.fixturenames:
+        metafunc.parametrize("core", ["native", "torch"], indirect=True)
+
+
+@pytest.fixture
+def core(request, monkeypatch) -> str:
+    """The solver's core: the compiled one, or plain torch as on a machine without a compiler."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "available", lambda *tensors: False)
+    elif native.library() is None:
+        pytest.skip("the compiled core was not built here (no compiler)")
+    return request.param

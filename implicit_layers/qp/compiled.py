@@ -36,7 +36,7 @@ def _decode(spec: str) -> SolutionMap:
     solver: Any = {"eps_abs": float(eps_abs), "eps_rel": float(eps_rel), "max_iter": int(max_iter), "core": core}
     rule: Any = {"gradient": gradient, "smoothing": float(smoothing)}
     find = partial(solve_stacked, options=InteriorPoint(**solver), strict=strict == "1")
-    return SolutionMap(rows, int(batch), find, Implicit(**rule))
+    return SolutionMap(rows, int(batch), find, Implicit(**rule), core)
 
 
 @torch.library.custom_op("implicit_layers::solve_qp", mutates_args=())

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import ProblemError, SolverError, warn_solver
 from ..status import SolveStatus
+from . import native
 from .interior_point import InteriorPoint, Outcome, solve
 from .kkt import Program, residuals
 from .problem import Rows
@@ -61,6 +62,14 @@ def solve_stacked(
     P, q, C, d = (v.to(torch.float64) for v in (P, q, C, d))
     if batch == 0:
         return _empty(rows, dtype, q.device)
+    if options.core != "torch" and native.available(P, q, C, d):
+        outputs, asymmetric = native.solve(
+            (P, q, C, d), rows, batch, options.eps_abs, options.eps_rel, options.max_iter, warm
+        )
+        if asymmetric:
+            _check_symmetry(P[P.isfinite().all(-1).all(-1)] if P.ndim == 3 else P)
+        outputs = StackedSolution(*(v.to(dtype) if v.is_floating_point() else v for v in outputs))
+        return _judged(outputs, d, rows, strict)
     invalid = _invalid(P, q, C, d, rows).expand(batch)
     given_d = d
     if invalid.any():
@@ -70,9 +79,13 @@ def solve_stacked(
     outcome = solve(program, options, _warm(program, warm) if warm else None)
     invalid = invalid | (outcome.status == SolveStatus.INVALID_INPUT)
     outputs = _report(program, outcome, (P, q, C, d), invalid, dtype)
-    failed = int((~outputs.solved).sum())
-    if failed:
-        message = failure_message(outputs.status, given_d, rows)
+    return _judged(outputs, given_d, rows, strict)
+
+
+def _judged(outputs: StackedSolution, d: Tensor, rows: Rows, strict: bool) -> StackedSolution:
+    """Pass the outputs on; raise or warn if an element failed."""
+    if not outputs.solved.all():
+        message = failure_message(outputs.status, d, rows)
         if strict:
             raise SolverError(message, solution=outputs)
         warn_solver(message)

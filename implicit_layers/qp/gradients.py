@@ -20,14 +20,9 @@ from torch import Tensor
 
 from ..differentiation import Implicit
 from ..implicit import MaybeTensors, Tensors, implicit_apply
-from .polish import DELTA, RHO, factorise, solve_factor
+from .linear_system import solve_linear_system
 from .problem import Rows
-from .scaling import equilibrate, max_abs
 from .solution import StackedSolution
-
-REFINEMENTS = 5
-SINGULAR = 1e-7  # relative residual above which the proximal steps did not converge: J is singular
-RANK = 1e-11  # eigenvalues below this share of the largest count as zero in the minimum-norm solve
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,7 @@ class SolutionMap:
     batch: int
     find: Callable[[Tensor, Tensor, Tensor, Tensor, Rows, int, tuple[Tensor, ...]], StackedSolution]
     rule: Implicit
+    core: str = "auto"
     num_unknowns: int = 2
     core_dims: tuple[int, ...] = (2, 1, 2, 1, 1, 1)
 
@@ -95,7 +91,7 @@ class SolutionMap:
         else:
             held = out.touching if rule == "least_squares" else out.active
             c = torch.where(held, 0.0, torch.inf).to(rx.dtype)
-        system = LinearSystem(self.rows, self.batch, rule == "least_squares")
+        system = LinearSystem(self.rows, self.batch, rule == "least_squares", self.core)
         ux, ul = implicit_apply(system, P, C, c, rx, rl)
         return ux, ul
 
@@ -122,6 +118,7 @@ class LinearSystem:
     rows: Rows
     batch: int
     minimum_norm: bool
+    core: str = "auto"
     num_unknowns: int = 2
     core_dims: tuple[int, ...] = (2, 2, 1, 1, 1)
 
@@ -130,13 +127,10 @@ class LinearSystem:
         return replace(self, batch=batch)
 
     def solve(self, *params: Tensor) -> Tensors:
-        """Solve in float64 by proximal refinement; by eigenvalues where that does not converge."""
+        """Solve in float64, without autograd."""
         dtype = params[3].dtype
-        P, C, c, rx, rl = (
-            v.to(torch.float64).expand(self.batch, *v.shape[v.ndim - core :])
-            for v, core in zip(params, self.core_dims, strict=True)
-        )
-        ux, ul = _solve_symmetric(_symmetric(P), C, c, rx, rl, self.rows, self.minimum_norm)
+        P, C, c, rx, rl = (v.to(torch.float64) for v in params)
+        ux, ul = solve_linear_system(P, C, c, rx, rl, self.rows, self.batch, self.minimum_norm, self.core)
         return ux.to(dtype), ul.to(dtype)
 
     def tangent(self, outputs: Tensors, params: Tensors, dparams: MaybeTensors) -> Tensors:
@@ -208,66 +202,3 @@ def _outer(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
 
 def _reduce(g: Tensor, like: Tensor) -> Tensor:
     return g.sum(0) if like.ndim == 1 else g
-
-
-def _solve_symmetric(
-    P: Tensor, C: Tensor, c: Tensor, rx: Tensor, rl: Tensor, rows: Rows, minimum_norm: bool
-) -> tuple[Tensor, Tensor]:
-    held = c.isfinite()
-    # Congruence with S = diag(sqrt(k) D, E / sqrt(k)) equilibrates the system and keeps it symmetric.
-    scaling = equilibrate(P, C, rows)
-    root = scaling.k.sqrt()
-    Sx, Sl = root * scaling.D, scaling.E / root
-    P = P * Sx.unsqueeze(-1) * Sx.unsqueeze(-2)
-    C = C * (scaling.E[..., : C.shape[-2]]).unsqueeze(-1) * scaling.D.unsqueeze(-2)
-    c = torch.where(held, c, 1.0) * Sl * Sl
-    rx, rl = rx * Sx, torch.where(held, rl * Sl, 0.0)
-    ux, ul = torch.zeros_like(rx), torch.zeros_like(rl)
-    size = torch.maximum(max_abs(rx), max_abs(rl))
-    weights = torch.where(held, 1 / (c + DELTA), 0.0)
-
-    def residual(ux: Tensor, ul: Tensor) -> tuple[Tensor, Tensor]:
-        ex = rx - (ux.unsqueeze(-2) @ P).squeeze(-2) - rows.transpose(C, ul)
-        return ex, torch.where(held, rl - rows.apply(C, ux) + c * ul, 0.0)
-
-    bad = torch.ones_like(size, dtype=torch.bool)
-    if not minimum_norm:
-        factor = factorise(P, C, rows, weights, P.new_full((P.shape[0], 1), RHO))
-        ex, el = rx, rl
-        for _ in range(REFINEMENTS):
-            dx = solve_factor(factor.L, ex + rows.transpose(C, weights * el))
-            nx, nl = ux + dx, ul + weights * (rows.apply(C, dx) - el)
-            fx, fl = residual(nx, nl)
-            # Keep a step only if it improves: past round-off, steps are noise. Element by element.
-            worse = torch.maximum(max_abs(fx), max_abs(fl)) >= torch.maximum(max_abs(ex), max_abs(el))
-            stay = worse.unsqueeze(-1)
-            ux, ul = torch.where(stay, ux, nx), torch.where(stay, ul, nl)
-            ex, el = torch.where(stay, ex, fx), torch.where(stay, el, fl)
-            if worse.all():  # an element that stays would stay again: its neighbours do not matter
-                break
-        error = torch.maximum(max_abs(ex), max_abs(el))
-        bad = ~(error <= SINGULAR * size) | ~factor.ok
-    bad = bad & (size > 0)
-    if bad.any():
-        full = _minimum_norm(P[bad], C[bad], c[bad], held[bad], torch.cat([rx, rl], -1)[bad], rows)
-        ux, ul = ux.clone(), ul.clone()
-        ux[bad], ul[bad] = full[:, : rows.n], full[:, rows.n :]
-    zero = (size == 0).unsqueeze(-1)  # also keeps what is not finite in unsolved elements out of the result
-    return torch.where(zero, 0.0, ux * Sx), torch.where(zero, 0.0, ul * Sl)
-
-
-def _minimum_norm(P: Tensor, C: Tensor, c: Tensor, held: Tensor, r: Tensor, rows: Rows) -> Tensor:
-    """Return the least-squares solution of least norm of the equilibrated system, by its eigenvalues."""
-    batch, n, total = P.shape[0], rows.n, rows.total
-    identity = torch.eye(n, dtype=P.dtype, device=P.device).expand(batch, n, n)
-    blocks = [C] + [identity] * rows.upper + [-identity] * rows.lower
-    R = torch.cat(blocks, -2) * held.unsqueeze(-1)
-    J = torch.zeros(batch, n + total, n + total, dtype=P.dtype, device=P.device)
-    J[:, :n, :n], J[:, n:, :n], J[:, :n, n:] = P, R, R.mT
-    J[:, n:, n:] = torch.diag_embed(torch.where(held, -c, 0.0))
-    values, vectors = torch.linalg.eigh(J)
-    keep = values.abs() > RANK * values.abs().amax(-1, keepdim=True)
-    inverse = torch.where(keep, 1 / torch.where(keep, values, 1.0), 0.0)
-    coordinates: Tensor = inverse * (r.unsqueeze(-2) @ vectors).squeeze(-2)
-    solution: Tensor = coordinates.unsqueeze(-2) @ vectors.mT
-    return solution.squeeze(-2)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import ProblemError
 from ..status import SolveStatus
+from . import native
 from .kkt import Program, Residuals, infeasibility, residuals
 from .polish import DELTA, factorise, polish, solve_factor
 from .scaling import max_abs
@@ -59,8 +60,8 @@ class InteriorPoint:
             raise ProblemError(f"max_iter: expected a positive integer, got {self.max_iter!r}")
         if self.core not in ("auto", "native", "torch"):
             raise ProblemError(f"core: expected 'auto', 'native' or 'torch', got {self.core!r}")
-        if self.core == "native":
-            raise ProblemError("core: expected 'auto' or 'torch' (no compiled core in this build), got 'native'")
+        if self.core == "native" and not native.available():
+            raise ProblemError("core: expected 'auto' or 'torch' (the compiled core was not built), got 'native'")
 
 
 class Iterate(NamedTuple):
@@ -231,7 +232,7 @@ class _Run:
             return
         self.point = initial_point(self.program)
         self.active = torch.zeros(count, total, dtype=torch.bool, device=self.index.device)
-        self.tried = torch.zeros(count, POLISH_TRIES, dtype=torch.int64, device=self.index.device)
+        self.tried = torch.full((count, POLISH_TRIES), -1, device=self.index.device)  # no fingerprint is negative
         self.tries = torch.zeros(count, dtype=torch.int64, device=self.index.device)
         self.stalled = torch.zeros_like(self.tries)
 

@@ -114,7 +114,7 @@ def _solve(
         outputs = solve_compiled(params, stacked.rows, stacked.batch, solver, differentiate, strict)
         return _unstack(outputs, stacked)
     find = partial(solve_stacked, options=solver, strict=strict)
-    rule = SolutionMap(stacked.rows, stacked.batch, find, differentiate)
+    rule = SolutionMap(stacked.rows, stacked.batch, find, differentiate, solver.core)
     warm = _stack_warm_start(warm_start, stacked)
     try:
         outputs = StackedSolution(*implicit_apply(rule, *stacked[:4], *warm))

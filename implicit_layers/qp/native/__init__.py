@@ -1,0 +1,154 @@
+"""The compiled core: the torch solver's algorithm in one C++ file, called through ctypes.
+
+It is optional: without a compiler the package installs all the same and runs on plain torch. `available()` tells.
+The foreign call releases the interpreter's lock; a long batch is cut into calls so that Ctrl-C gets through.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..problem import Rows
+from ..solution import StackedSolution
+
+LANE_LIMIT = 80  # up to this n, four problems share a SIMD register; beyond, one problem's rows fill it
+SLICE_FLOPS = 4e9  # work per foreign call: about a second
+INT_LIMIT = 2**31  # sizes of one problem are 32-bit inside
+
+_pointer = ctypes.c_void_p
+_long = ctypes.c_int64
+
+
+class _SolveArguments(ctypes.Structure):
+    _fields_ = [
+        *((name, _long) for name in ("batch", "n", "m", "p", "upper", "lower", "max_iter", "threads")),
+        *((name, ctypes.c_double) for name in ("eps_abs", "eps_rel")),
+        *((name, _pointer) for name in ("P", "q", "C", "d", "warm_x", "warm_lam")),
+        *((f"stride_{name}", _long) for name in ("P", "q", "C", "d", "x", "lam")),
+        *((name, _pointer) for name in ("x", "lam", "s", "primal", "dual", "gap")),
+        *((name, _pointer) for name in ("active", "touching", "status", "iterations")),
+    ]
+
+
+class _LinearArguments(ctypes.Structure):
+    _fields_ = [
+        *((name, _long) for name in ("batch", "n", "m", "p", "upper", "lower", "threads")),
+        *((name, _pointer) for name in ("P", "C", "c", "rx", "rl")),
+        *((f"stride_{name}", _long) for name in ("P", "C", "c", "rx", "rl")),
+        *((name, _pointer) for name in ("ux", "ul", "bad")),
+    ]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled core for this processor, or None."""
+    folder = Path(__file__).parent
+    for name in ("core_v3", "core_portable"):
+        if name == "core_v3" and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+            continue
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+            path = folder / f"{name}{suffix}"
+            if path.exists():
+                try:
+                    return ctypes.CDLL(str(path))
+                except OSError:
+                    continue
+    return None
+
+
+def available(*tensors: Tensor) -> bool:
+    """Return whether the core is built and the tensors live where it can read them."""
+    return library() is not None and all(v.device.type == "cpu" for v in tensors)
+
+
+def solve(
+    data: tuple[Tensor, Tensor, Tensor, Tensor],
+    rows: Rows,
+    batch: int,
+    eps_abs: float,
+    eps_rel: float,
+    max_iter: int,
+    warm: tuple[Tensor, ...] = (),
+) -> tuple[StackedSolution, bool]:
+    """Solve stacked programs `(P, q, C, d)` in float64; scaling, checks and report included.
+
+    Returns:
+        The solution, and whether some P is not symmetric.
+    """
+    total = rows.total
+    flat = [_contiguous(v, core) for v, core in zip((*data, *warm), (2, 1, 2, 1, 1, 1), strict=False)]
+    x, lam, s = (torch.empty(batch, size, dtype=torch.float64) for size in (rows.n, total, total))
+    active, touching = (torch.empty(batch, total, dtype=torch.bool) for _ in range(2))
+    status, iterations = (torch.empty(batch, dtype=torch.int64) for _ in range(2))
+    measures = [torch.empty(batch, dtype=torch.float64) for _ in range(3)]
+    work = (30 + 20 * (total + 1) / rows.n) * rows.n**3
+
+    def call(first: int, count: int) -> int:
+        inputs, strides = zip(*(_at(v, stride, first) for v, stride in flat), strict=True)
+        missing: tuple[Any, ...] = (None,) * (6 - len(inputs))
+        outputs = (_at(v, v[0].numel(), first)[0] for v in (x, lam, s, *measures, active, touching, status, iterations))
+        arguments = _SolveArguments(
+            count, rows.n, rows.m, rows.p, rows.upper, rows.lower, max_iter, torch.get_num_threads(), eps_abs, eps_rel,
+            *inputs, *missing, *strides, *(0 for _ in missing), *outputs,
+        )  # fmt: skip
+        return int(_library().il_solve(ctypes.byref(arguments), _lanes(count, rows.n)))
+
+    flags = _sliced(call, batch, work)
+    solved = status == 0
+    return StackedSolution(x, lam, s, active, touching, solved, status, iterations, *measures), bool(flags & 1)
+
+
+def solve_linear(params: tuple[Tensor, ...], rows: Rows, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve `[P R'; R -diag(c)] u = r` for params `(P, C, c, rx, rl)`; returns ux, ul and where it failed."""
+    flat = [_contiguous(v, core) for v, core in zip(params, (2, 2, 1, 1, 1), strict=True)]
+    ux, ul = (torch.empty(batch, size, dtype=torch.float64) for size in (rows.n, rows.total))
+    bad = torch.empty(batch, dtype=torch.bool)
+    work = (2 + 2 * (rows.total + 1) / rows.n) * rows.n**3
+
+    def call(first: int, count: int) -> int:
+        inputs, strides = zip(*(_at(v, stride, first) for v, stride in flat), strict=True)
+        outputs = (_at(v, v[0].numel(), first)[0] for v in (ux, ul, bad))
+        arguments = _LinearArguments(
+            count, rows.n, rows.m, rows.p, rows.upper, rows.lower, torch.get_num_threads(), *inputs, *strides, *outputs
+        )
+        return int(_library().il_linear(ctypes.byref(arguments), _lanes(count, rows.n)))
+
+    _sliced(call, batch, work)
+    return ux, ul, bad
+
+
+def _library() -> Any:
+    return library()
+
+
+def _lanes(count: int, n: int) -> int:
+    return int(count > 2 and n <= LANE_LIMIT)
+
+
+def _contiguous(v: Tensor, core: int) -> tuple[Tensor, int]:
+    """Return float64 data that the core can walk through, and the step from element to element."""
+    v = v.detach().to(torch.float64).contiguous()
+    if v.numel() >= INT_LIMIT and v.ndim == core:
+        raise ValueError(f"problem: expected fewer than 2**31 entries in a matrix, got shape {tuple(v.shape)}")
+    return v, 0 if v.ndim == core else v[0].numel()
+
+
+def _at(v: Tensor, stride: int, first: int) -> tuple[int, int]:
+    return v.data_ptr() + first * stride * v.element_size(), stride
+
+
+def _sliced(call: Any, batch: int, work: float) -> int:
+    size = max(int(SLICE_FLOPS / work), 64)
+    flags = 0
+    for first in range(0, batch, size):
+        flags |= call(first, min(size, batch - first))
+    if flags & 2:
+        raise MemoryError("the compiled core found no memory for its working arrays")
+    return flags
