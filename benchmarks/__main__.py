@@ -1,0 +1,182 @@
+"""The command line of the benchmarks: `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from .peers import SOLVERS
+from .report import RESULTS
+
+
+class OneLineErrors(click.Group):
+    """A group of commands whose errors are one line on stderr and exit code 2."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command and leave with its exit code."""
+        try:
+            code = super().main(*args, **kwargs | {"standalone_mode": False})
+        except click.Abort:
+            code = 130
+        except click.ClickException as error:
+            click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+            code = 2
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog of command lines that click does not re-wrap."""
+    return "\b\nExamples:\n" + "\n".join(f"  python -m benchmarks {line}" for line in lines)
+
+
+@click.group(
+    cls=OneLineErrors,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "implicit-vs-unrolled",
+        "maros-meszaros --data ../shared/data/maros_meszaros",
+        "fuzz --count 1000000 --seed 0",
+    ),
+)
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Measure the QP layers: speed, memory, accuracy and robustness.
+
+    Set OMP_NUM_THREADS=1 for times that can be compared.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command(
+    "implicit-vs-unrolled",
+    epilog=examples("implicit-vs-unrolled", "implicit-vs-unrolled --n 20 --m 30 --p 0 --batch 256 --out /tmp/small"),
+)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "implicit_vs_unrolled", show_default=True,
+              help="Path without suffix; .csv, .png and .md are added.")  # fmt: skip
+@click.option("--n", default=50, show_default=True, type=click.IntRange(2), help="Unknowns.")
+@click.option("--m", default=50, show_default=True, type=click.IntRange(0), help="Inequality rows.")
+@click.option("--p", default=10, show_default=True, type=click.IntRange(0), help="Equality rows; fewer than n.")
+@click.option("--batch", default=64, show_default=True, type=click.IntRange(1), help="Programs in the batch.")
+@click.option("--repeats", default=7, show_default=True, type=click.IntRange(1), help="Rounds of timing.")
+@click.option("--seed", default=0, show_default=True, help="Of the random programs.")
+@click.option("--quick", is_flag=True, help="Three k on small programs: seconds instead of minutes.")
+def implicit_vs_unrolled(out: Path, n: int, m: int, p: int, batch: int, repeats: int, seed: int, quick: bool) -> None:
+    """Time, peak memory and gradient error of implicit and unrolled differentiation."""
+    from .implicit_vs_unrolled import Size, run
+
+    if p >= n:
+        raise click.UsageError(f"--p: expected fewer equality rows than unknowns ({n}), got {p}")
+    size = Size(n=n, m=m, p=p, batch=batch, seed=seed)
+    iterations = list(range(2, 31))
+    if quick:
+        size, iterations, repeats = Size(n=6, m=6, p=1, batch=4, seed=seed), [2, 8, 15], 1
+    check_folder(out)
+    click.echo(run(size, iterations, repeats, out))
+    click.echo(f"written: {out}.csv, {out}.png, {out}.md")
+
+
+@cli.command(
+    "maros-meszaros",
+    epilog=examples(
+        "maros-meszaros --data ../shared/data/maros_meszaros",
+        "maros-meszaros --data DIR --solvers ours,piqp --limit-n 200 --out /tmp/small.csv",
+    ),
+)
+@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Folder of .mat files.")  # fmt: skip
+@click.option("--solvers", default=",".join(SOLVERS), show_default=True, help="Comma-separated.")
+@click.option("--limit-n", default=1000, show_default=True, type=click.IntRange(1), help="Most unknowns.")
+@click.option("--limit-m", default=1000, show_default=True, type=click.IntRange(0), help="Most rows without bounds.")
+@click.option("--timeout", default=300.0, show_default=True, type=click.FloatRange(1), help="Per solve [s].")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS / "maros_meszaros.csv",
+              show_default=True, help="CSV file: one line for each problem and solver.")  # fmt: skip
+def maros_meszaros(data: Path, solvers: str, limit_n: int, limit_m: int, timeout: float, out: Path) -> None:
+    """Success at 1e-3, 1e-6 and 1e-9 on the Maros-Meszaros problems, ours beside our peers'.
+
+    Every solver is asked for 1e-9 (absolute) and judged by the same function on the problem as given: success is
+    a primal residual, a dual residual and a duality gap at or below the level, all absolute.
+    """
+    from .maros_meszaros import failures, run, select, success_table, write
+
+    names = [name.strip() for name in solvers.split(",")]
+    unknown = [name for name in names if name not in SOLVERS]
+    if unknown:
+        raise click.UsageError(f"--solvers: expected names of {', '.join(SOLVERS)}, got {unknown[0]!r}")
+    check_folder(out)
+    rows = run(select(data, limit_n, limit_m), names, timeout, lambda line: click.echo(line, err=True))
+    write(rows, out)
+    for name in names:
+        missed = failures(rows, name, 1e-9)
+        click.echo(f"{name}: {len(missed)} above 1e-9")
+        for line in missed:
+            click.echo(f"  {line}")
+    click.echo(f"\nresiduals evaluated in float64:\n\n{success_table(rows, names)}")
+    click.echo(f"\nthe same answers evaluated in extended precision:\n\n{success_table(rows, names, 'error_extended')}")
+    click.echo(f"\nwritten: {out}")
+
+
+@cli.command(
+    "fuzz",
+    epilog=examples("fuzz --count 1000000 --seed 0", "fuzz --count 20000 --classes 'infeasible,unbounded'"),
+)
+@click.option("--count", default=100_000, show_default=True, type=click.IntRange(1), help="Programs to solve.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of everything.")
+@click.option("--batch", default=4096, show_default=True, type=click.IntRange(1), help="Programs solved at once.")
+@click.option("--classes", default="", help="Comma-separated names; default: all of them.")
+@click.option("--core", default="auto", show_default=True, type=click.Choice(["auto", "native", "torch"]),
+              help="Implementation of the solver.")  # fmt: skip
+@click.option("--out", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
+              help="Folder for problems that break a promise; default: here.")  # fmt: skip
+@click.option("--replay", "saved", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Solve and verify one saved problem instead.")  # fmt: skip
+@click.pass_context
+def fuzz(
+    context: click.Context,
+    count: int,
+    seed: int,
+    batch: int,
+    classes: str,
+    core: Literal["auto", "native", "torch"],
+    out: Path,
+    saved: Path | None,
+) -> None:
+    """Random programs of every class (n <= 8), each answer verified.
+
+    Prints a table of classes by statuses. Exit code 1 if an element is SOLVED without being optimal, carries a
+    certificate that does not hold, or has a NaN or a gradient that is not finite; such problems are saved.
+    """
+    from implicit_layers import InteriorPoint, ProblemError
+
+    from .fuzz import replay, run
+    from .fuzz_problems import CLASSES
+
+    try:
+        solver = InteriorPoint(core=core)
+    except ProblemError as error:
+        raise click.UsageError(str(error)) from error
+    if saved is not None:
+        text, holds = replay(saved, solver)
+        click.echo(text)
+        context.exit(0 if holds else 1)
+    kinds = [name.strip() for name in classes.split(",")] if classes else list(CLASSES)
+    unknown = [name for name in kinds if name not in CLASSES]
+    if unknown:
+        raise click.UsageError(f"--classes: expected names of {', '.join(CLASSES)}, got {unknown[0]!r}")
+    report = run(count, seed, batch, kinds, solver, out, lambda line: click.echo(line, err=True))
+    click.echo(report.table())
+    context.exit(1 if report.violations else 0)
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a path to write to before the work begins, not after it."""
+    if not out.parent.is_dir():
+        raise click.UsageError(f"--out: expected an existing folder, got {out.parent}")
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m benchmarks")

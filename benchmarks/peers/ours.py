@@ -1,0 +1,58 @@
+"""implicit_layers: equalities, one-sided rows and bounds."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import numpy as np
+import torch
+
+from implicit_layers import InteriorPoint, QPProblem, QPSolution, SolverWarning, SolveStatus, solve_qp
+
+from ..range_qp import Answer, RangeQP, Vector
+
+
+def convert(problem: RangeQP) -> QPProblem:
+    """Write rows with equal sides as equalities, finite sides of the others as inequalities, fixed x as bounds."""
+    equal = problem.l == problem.u
+    A = problem.A.toarray()
+    upper, lower = np.isfinite(problem.u) & ~equal, np.isfinite(problem.l) & ~equal
+
+    def tensor(v: Vector) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(v))
+
+    return QPProblem(
+        tensor(problem.P.toarray()),
+        tensor(problem.q),
+        tensor(np.concatenate([A[upper], -A[lower]])),
+        tensor(np.concatenate([problem.u[upper], -problem.l[lower]])),
+        tensor(A[equal]),
+        tensor(problem.l[equal]),
+        tensor(problem.lb),
+        tensor(problem.ub),
+    )
+
+
+def convert_back(problem: RangeQP, solution: QPSolution) -> tuple[Vector, Vector, Vector]:
+    """Return x and the multipliers of the two-sided rows and of the bounds."""
+    equal = problem.l == problem.u
+    upper, lower = np.isfinite(problem.u) & ~equal, np.isfinite(problem.l) & ~equal
+    x, z, eq, y_box = (v.detach().numpy() for v in (solution.x, solution.z, solution.y, solution.z_box))
+    y = np.zeros(len(problem.l))
+    y[equal] = eq
+    y[upper] += z[: upper.sum()]
+    y[lower] -= z[upper.sum() :]
+    return x, y, y_box
+
+
+def solve(problem: RangeQP, eps: float) -> Answer:
+    """Solve densely in float64."""
+    given = convert(problem)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SolverWarning)
+        solution = solve_qp(*given, solver=InteriorPoint(eps_abs=eps, eps_rel=0, max_iter=200))
+    seconds = time.perf_counter() - start
+    status = SolveStatus(int(solution.status)).name
+    return Answer(*convert_back(problem, solution), status, int(solution.iterations), seconds)
