@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 Tensors = tuple[Tensor, ...]
@@ -61,6 +62,8 @@ class ImplicitMap(Protocol):
 
 def implicit_apply(rule: ImplicitMap, *params: Tensor) -> Tensors:
     """Evaluate an implicitly defined map so that every transform of torch differentiates it by the theorem."""
+    if not (torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()):
+        return tuple(rule.solve(*params))  # nobody differentiates: no need to record
     outputs: Tensors = _ImplicitFunction.apply(rule, *params)  # type: ignore[no-untyped-call]
     return outputs
 

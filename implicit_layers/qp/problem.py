@@ -200,6 +200,8 @@ def _check_shapes(given: dict[str, Tensor]) -> tuple[dict[str, int], torch.Size]
     batch = torch.Size()
     for name, v in given.items():
         leading = v.shape[: v.ndim - len(_CORE[name])]
+        if not leading or leading == batch:  # the common cases, without the cost of the general one
+            continue
         try:
             batch = torch.broadcast_shapes(batch, leading)
         except RuntimeError:
