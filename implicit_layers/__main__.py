@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NoReturn
 
+from . import ProblemError, solve_qp
 from .audit import audit
 from .audit_families import FAMILIES
-from .errors import ProblemError
-from .qp.solve import solve_qp
 
 EXAMPLES = """examples:
   python -m implicit_layers audit

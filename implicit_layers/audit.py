@@ -11,6 +11,7 @@ differences of the layer itself.
 
 from __future__ import annotations
 
+import math
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,7 @@ from .audit_report import AuditReport, AuditRow, Tolerances, judge
 from .audit_witnesses import finite_differences, is_shared, kkt_gradients, random_direction, slope_along
 from .errors import ProblemError
 
-__all__ = ["AuditReport", "AuditRow", "Tolerances", "audit"]
+__all__ = ["FAMILIES", "AuditReport", "AuditRow", "Tolerances", "audit"]
 
 Layer = Callable[..., Any]
 
@@ -53,7 +54,8 @@ def audit(
         tolerances: above which an error is called wrong.
 
     Returns:
-        A row for each family. Whatever the layer raises is the result of that family, and ends nothing else.
+        A row for each family. Whatever the layer raises is the result of that family, and ends nothing else (short
+        of killing the process). Tensors are on the CPU.
 
     Raises:
         ProblemError: no or unknown families.
@@ -89,7 +91,7 @@ def _examine(layer: Layer, name: str, seed: int, tolerances: Tolerances) -> Audi
         while_doing = "gradient " if "x_error" in found else ""
         found["error"] = f"{while_doing}raises {type(error).__name__}: {_one_line(error)}"
     row = AuditRow(family=name, **found)
-    return replace(row, problems=tuple(judge(row, tolerances, case.looseness)))
+    return replace(row, problems=judge(row, tolerances, case.looseness))
 
 
 def _measure(layer: Layer, case: Case, generator: Generator, caught: list[Any]) -> Iterator[dict[str, Any]]:
@@ -108,7 +110,7 @@ def _measure(layer: Layer, case: Case, generator: Generator, caught: list[Any]) 
     weights = {k: torch.randn(v.shape, generator=generator, dtype=torch.float64) for k, v in case.known.items()}
     # A loss over the whole batch: a failed element's share must not harm its neighbours'.
     gradients, largest = _gradients(answer, weights, leaves, arguments)
-    if not largest < (torch.inf if case.has_gradient else EXPLODED):
+    if not largest < (math.inf if case.has_gradient else EXPLODED):
         yield {"finite": False}
     if case.has_gradient:
         yield {"gradient_errors": _against_kkt(gradients, weights, case, kept)}
@@ -144,7 +146,7 @@ def _duals(outputs: Tensors, answer: Tensors, case: Case, kept: list[int]) -> di
     measured = {"dual_error": max(errors)} if errors else {}
     if "z" in outputs:
         z = outputs["z"][kept].detach()
-        measured["dual_sign"] = float(-z.min().clamp(max=0) / z.abs().max().clamp(min=1))
+        measured["dual_sign"] = max(0.0, float(-z.min() / z.abs().max().clamp(min=1)))
     return measured
 
 
@@ -163,7 +165,7 @@ def _gradients(
     """Return d<weights, output>/d(leaf) for each output, and the largest entry at the layer's arguments."""
     gradients, largest = {}, 0.0
     every = [*leaves.values(), *arguments.values()]
-    for output in weights.keys() & answer.keys():
+    for output in (name for name in weights if name in answer):
         loss = (weights[output] * answer[output]).sum()
         found: Iterable[Tensor | None] = [None] * len(every)
         if loss.requires_grad:
@@ -210,11 +212,10 @@ def _against_differences(
 
 def _error(got: Tensor, expected: Tensor) -> float:
     got, expected = got.detach(), expected.detach()
-    if not bool(got.isfinite().all()):
-        return torch.inf
-    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
+    error = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
+    return error if math.isfinite(error) else math.inf
 
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text if len(text) <= 100 else text[:97] + "..."
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -110,29 +111,26 @@ class AuditReport:
         return "\n".join([*text, f"{right} of {len(self.rows)} families right"])
 
 
-def judge(row: AuditRow, tolerances: Tolerances, looseness: float) -> Iterator[str]:
-    """Yield what is wrong with a row, in words; looseness multiplies all tolerances."""
+def judge(row: AuditRow, tolerances: Tolerances, looseness: float) -> tuple[str, ...]:
+    """Return what is wrong with a row, in words; looseness multiplies all tolerances."""
 
     def wrong(error: float | None, tolerance: float) -> bool:
         return error is not None and not error <= looseness * tolerance
 
-    if row.error is not None:
-        yield row.error
-    if row.silent:
-        yield "failure returned as if solved"
-    if not row.finite:
-        yield "not finite"
-    if wrong(row.x_error, tolerances.x):
-        yield "wrong x"
-    if wrong(row.dual_error, tolerances.duals):
-        yield "wrong duals"
-    if wrong(row.dual_sign, tolerances.duals):
-        yield "wrong sign of z"
-    if wrong(row.gradient_error, tolerances.gradient):
-        yield f"wrong {row.worst_input}"
-    if wrong(row.difference_error, tolerances.differences):
-        worst = max(row.difference_errors, key=row.difference_errors.__getitem__)
-        yield f"{worst} against differences"
+    lost = row.x_error == math.inf
+    differing = max(row.difference_errors, key=row.difference_errors.__getitem__, default="")
+    findings = (
+        (row.error is not None, row.error),
+        (row.silent, "failure returned as if solved"),
+        (lost, "x not finite"),
+        (not row.finite and not lost, "gradient not finite"),
+        (wrong(row.x_error, tolerances.x) and not lost, "wrong x"),
+        (wrong(row.dual_error, tolerances.duals), "wrong duals"),
+        (wrong(row.dual_sign, tolerances.duals), "wrong sign of z"),
+        (wrong(row.gradient_error, tolerances.gradient), f"wrong {row.worst_input}"),
+        (wrong(row.difference_error, tolerances.differences), f"{differing} against differences"),
+    )
+    return tuple(str(text) for found, text in findings if found)
 
 
 def _number(value: float | None) -> str:

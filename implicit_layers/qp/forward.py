@@ -11,10 +11,11 @@ from . import native
 from .interior_point import InteriorPoint, Outcome, solve
 from .kkt import Program, residuals
 from .problem import Rows
-from .scaling import Scaling, equilibrate
+from .scaling import Scaling, equilibrate, max_abs
 from .solution import StackedSolution
 
 ASYMMETRY = 1e-5  # of the largest entry: round-off of float32 data, in whatever dtype it arrives
+WARM = 1e-5  # share of the largest multiplier that makes a row of a warm start active
 WEAK = 1e-9  # scaled slack below which a row counts as touched
 
 
@@ -125,8 +126,12 @@ def _warm(program: Program, warm: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, T
     x, lam = (v.to(torch.float64).expand(program.q.shape[0], -1) for v in warm)
     D, E, k = program.scaling
     lam = lam * k / E
-    active = (program.inequality & (lam > WEAK)) | (~program.inequality & (program.present > 0))
-    return x / D, lam, active
+    x = x / D
+    slack = program.d - program.rows.apply(program.C, x) * program.present
+    # A polished solution has exact zeros; one that is not has small multipliers, which must not count as active.
+    holds = (lam > WEAK) & ((lam > slack) | (lam > WARM * max_abs(lam).unsqueeze(-1)))
+    active = (program.inequality & holds) | (~program.inequality & (program.present > 0))
+    return x, lam, active
 
 
 def _report(

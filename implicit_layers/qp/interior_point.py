@@ -14,6 +14,7 @@ References: Mehrotra (1992); Schwan et al. (2023), PIQP, for the proximal interi
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
@@ -62,6 +63,21 @@ class InteriorPoint:
             raise ProblemError(f"core: expected 'auto', 'native' or 'torch', got {self.core!r}")
         if self.core == "native" and not native.available():
             raise ProblemError("core: expected 'auto' or 'torch' (the compiled core was not built), got 'native'")
+
+
+@functools.cache
+def row_codes(total: int) -> tuple[int, ...]:
+    """Return a random-looking number per row; their sum over an active set tells sets apart (splitmix64, 36 bits).
+
+    So few bits keep the sums of 2**16 rows exact in float64, where the compiled core adds them.
+    """
+    codes, mask = [], (1 << 64) - 1
+    for row in range(1, total + 1):
+        z = row * 0x9E3779B97F4A7C15 & mask
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+        codes.append((z ^ z >> 31) >> 28)
+    return tuple(codes)
 
 
 class Iterate(NamedTuple):
@@ -209,8 +225,7 @@ class _Run:
         self.status = torch.full((batch,), int(SolveStatus.MAX_ITER), device=device)
         self.iterations = torch.zeros(batch, dtype=torch.int64, device=device)
         self.index = torch.arange(batch, device=device)
-        # Fixed odd multipliers make a fingerprint of an active set, so that none is tried twice.
-        self.code = torch.arange(1, total + 1, device=device) * 0x9E3779B97F4A7C15 % (1 << 61) | 1
+        self.code = torch.tensor(row_codes(total), dtype=torch.int64, device=device)
 
     @property
     def remaining(self) -> int:

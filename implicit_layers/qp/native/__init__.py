@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...errors import ProblemError
 from ..problem import Rows
 from ..solution import StackedSolution
 
@@ -82,45 +84,48 @@ def solve(
     Returns:
         The solution, and whether some P is not symmetric.
     """
-    total = rows.total
+    _check_sizes(rows)
+    total, lanes = rows.total, _lanes(batch, rows.n)
     flat = [_contiguous(v, core) for v, core in zip((*data, *warm), (2, 1, 2, 1, 1, 1), strict=False)]
-    x, lam, s = (torch.empty(batch, size, dtype=torch.float64) for size in (rows.n, total, total))
-    active, touching = (torch.empty(batch, total, dtype=torch.bool) for _ in range(2))
-    status, iterations = (torch.empty(batch, dtype=torch.int64) for _ in range(2))
-    measures = [torch.empty(batch, dtype=torch.float64) for _ in range(3)]
+    x, lam, s = (_empty(batch, size) for size in (rows.n, total, total))
+    active, touching = (_empty(batch, total, dtype=torch.bool) for _ in range(2))
+    status, iterations = (_empty(batch, dtype=torch.int64) for _ in range(2))
+    measures = [_empty(batch) for _ in range(3)]
     work = (30 + 20 * (total + 1) / rows.n) * rows.n**3
 
     def call(first: int, count: int) -> int:
         inputs, strides = zip(*(_at(v, stride, first) for v, stride in flat), strict=True)
         missing: tuple[Any, ...] = (None,) * (6 - len(inputs))
-        outputs = (_at(v, v[0].numel(), first)[0] for v in (x, lam, s, *measures, active, touching, status, iterations))
+        outputs = (_at(v, _step(v), first)[0] for v in (x, lam, s, *measures, active, touching, status, iterations))
         arguments = _SolveArguments(
-            count, rows.n, rows.m, rows.p, rows.upper, rows.lower, max_iter, torch.get_num_threads(), eps_abs, eps_rel,
-            *inputs, *missing, *strides, *(0 for _ in missing), *outputs,
+            count, rows.n, rows.m, rows.p, rows.upper, rows.lower, min(max_iter, INT_LIMIT - 1),
+            torch.get_num_threads(), eps_abs, eps_rel, *inputs, *missing, *strides, *(0 for _ in missing), *outputs,
         )  # fmt: skip
-        return int(_library().il_solve(ctypes.byref(arguments), _lanes(count, rows.n)))
+        return int(_library().il_solve(ctypes.byref(arguments), lanes))
 
-    flags = _sliced(call, batch, work)
+    flags = _sliced(call, batch, work, lanes)
     solved = status == 0
     return StackedSolution(x, lam, s, active, touching, solved, status, iterations, *measures), bool(flags & 1)
 
 
 def solve_linear(params: tuple[Tensor, ...], rows: Rows, batch: int) -> tuple[Tensor, Tensor, Tensor]:
     """Solve `[P R'; R -diag(c)] u = r` for params `(P, C, c, rx, rl)`; returns ux, ul and where it failed."""
+    _check_sizes(rows)
+    lanes = _lanes(batch, rows.n)
     flat = [_contiguous(v, core) for v, core in zip(params, (2, 2, 1, 1, 1), strict=True)]
-    ux, ul = (torch.empty(batch, size, dtype=torch.float64) for size in (rows.n, rows.total))
-    bad = torch.empty(batch, dtype=torch.bool)
+    ux, ul = (_empty(batch, size) for size in (rows.n, rows.total))
+    bad = _empty(batch, dtype=torch.bool)
     work = (2 + 2 * (rows.total + 1) / rows.n) * rows.n**3
 
     def call(first: int, count: int) -> int:
         inputs, strides = zip(*(_at(v, stride, first) for v, stride in flat), strict=True)
-        outputs = (_at(v, v[0].numel(), first)[0] for v in (ux, ul, bad))
+        outputs = (_at(v, _step(v), first)[0] for v in (ux, ul, bad))
         arguments = _LinearArguments(
             count, rows.n, rows.m, rows.p, rows.upper, rows.lower, torch.get_num_threads(), *inputs, *strides, *outputs
         )
-        return int(_library().il_linear(ctypes.byref(arguments), _lanes(count, rows.n)))
+        return int(_library().il_linear(ctypes.byref(arguments), lanes))
 
-    _sliced(call, batch, work)
+    _sliced(call, batch, work, lanes)
     return ux, ul, bad
 
 
@@ -128,24 +133,38 @@ def _library() -> Any:
     return library()
 
 
-def _lanes(count: int, n: int) -> int:
-    return int(count > 2 and n <= LANE_LIMIT)
+def _lanes(batch: int, n: int) -> int:
+    return int(batch > 2 and n <= LANE_LIMIT)
+
+
+def _check_sizes(rows: Rows) -> None:
+    k = rows.m + rows.p
+    for name, shape in (("P", (rows.n, rows.n)), ("[G; A]", (k, rows.n)), ("the rows, bounds included", (rows.total,))):
+        if math.prod(shape) >= INT_LIMIT:
+            raise ProblemError(f"{name}: expected fewer than 2**31 entries per element, got shape {shape}")
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="cpu")  # whatever the default device is
 
 
 def _contiguous(v: Tensor, core: int) -> tuple[Tensor, int]:
     """Return float64 data that the core can walk through, and the step from element to element."""
-    v = v.detach().to(torch.float64).contiguous()
-    if v.numel() >= INT_LIMIT and v.ndim == core:
-        raise ValueError(f"problem: expected fewer than 2**31 entries in a matrix, got shape {tuple(v.shape)}")
-    return v, 0 if v.ndim == core else v[0].numel()
+    v = v.detach().to(torch.float64).contiguous().resolve_neg()
+    return v, 0 if v.ndim == core else _step(v)
+
+
+def _step(v: Tensor) -> int:
+    return v.shape[1:].numel()
 
 
 def _at(v: Tensor, stride: int, first: int) -> tuple[int, int]:
     return v.data_ptr() + first * stride * v.element_size(), stride
 
 
-def _sliced(call: Any, batch: int, work: float) -> int:
-    size = max(int(SLICE_FLOPS / work), 64)
+def _sliced(call: Any, batch: int, work: float, lanes: int) -> int:
+    least = (4 if lanes else 1) * torch.get_num_threads()  # one group for every thread
+    size = math.ceil(SLICE_FLOPS / (work * least)) * least
     flags = 0
     for first in range(0, batch, size):
         flags |= call(first, min(size, batch - first))

@@ -28,7 +28,7 @@ constexpr double TINY = std::numeric_limits<double>::min();
 // Constants of the Python files; tests/test_native.py holds them together.
 constexpr int SWEEPS = 4, POLISH_TRIES = 4, POLISH_STEPS = 3, STALL = 15, REFINEMENTS = 5;
 constexpr double RHO = 1e-8, DELTA = 1e-8, CERTIFICATE = 1e-8, CURVATURE = 1e-6, WEAK = 1e-9, SINGULAR = 1e-7;
-constexpr double PRODUCT = 1e-16, ASYMMETRY = 1e-5;
+constexpr double PRODUCT = 1e-16, ASYMMETRY = 1e-5, WARM = 1e-5;
 
 enum Status { SOLVED, MAX_ITER, PRIMAL_INFEASIBLE, DUAL_INFEASIBLE, NUMERICAL_ERROR, INVALID_INPUT };
 
@@ -313,6 +313,7 @@ template <class S> struct Solver {
     const int max_iter;
     Array<S> x, s, lam, best_x, best_s, best_lam, Px, Rx, Rl, rd, rp;
     Array<S> w, dx, ds, dlam, t, rhs, active, previous, guess, flipped, px, ps, plam, slack;
+    Array<double> code;
     S best, polished, status, iterations, stalled, tries, tried[POLISH_TRIES], rho;
     S primal, dual, gap, score;
 
@@ -322,6 +323,8 @@ template <class S> struct Solver {
         for (Array<S> *v : {&s, &lam, &best_s, &best_lam, &Rx, &rp, &w, &ds, &dlam, &t, &active, &previous, &guess,
                             &flipped, &ps, &plam, &slack})
             v->make(g.total);
+        code.make(g.total);
+        for (int i = 0; i < g.total; ++i) code[i] = row_code(i + 1);
     }
 
     static S number(Mask m) { return select(m, splat<S>(1.0), S{}); }
@@ -512,9 +515,15 @@ template <class S> struct Solver {
 
     S fingerprint(const S *set) const {
         S key{};
-        for (int i = 0; i < g.total; ++i)  // exact in double up to 2^16 rows
-            key += set[i] * double(((uint64_t)(i + 1) * 0x9E3779B97F4A7C15ull) >> 28 | 1);
+        for (int i = 0; i < g.total; ++i) key += set[i] * code.data[i];
         return key;
+    }
+
+    static double row_code(uint64_t row) {  // splitmix64, 36 bits: sums are exact in double up to 2^16 rows
+        uint64_t z = row * 0x9E3779B97F4A7C15ull;
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+        z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+        return double((z ^ z >> 31) >> 28);
     }
 
     Mask polish_where(Mask want) {
@@ -544,9 +553,12 @@ template <class S> struct Solver {
         start();
         Mask running = !never();
         if (warm_x) {
+            g.apply(warm_x, Rx);
+            const S share = WARM * largest<S>(warm_lam, g.total);
             for (int i = 0; i < g.total; ++i) {
                 const Mask row = g.inequality[i] > 0.0;
-                guess[i] = select(row, number(warm_lam[i] > WEAK), g.present[i]);
+                const Mask holds = (warm_lam[i] > g.d[i] - Rx[i] * g.present[i]) | (warm_lam[i] > share);
+                guess[i] = select(row, number((warm_lam[i] > WEAK) & holds), g.present[i]);
             }
             polish(warm_x, warm_lam, guess);
             iterations += 1.0;
