@@ -30,14 +30,21 @@ _DEFAULT = TrainingConfig()
 class _Commands(click.Group):
     """A group that reports every mistake of the caller as one line, `error: ...`, with exit code 2."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run a command and, unless told otherwise, exit."""
         try:
-            result = super().main(*args, standalone_mode=False, **extra)
+            result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             hint = f" (see {context.command_path} --help)" if context else ""
-            _fail(error.format_message() + hint, 2)
+            _fail(error.format_message().rstrip(".") + hint, 2)
         except ValueError as error:  # FileError and ProblemError too
             _fail(str(error), 2)
         except click.Abort:
@@ -53,7 +60,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def _examples(*lines: str) -> str:
-    """Return an epilog for --help; click leaves a paragraph that begins with \\b as it is."""
+    """Return an epilog for --help; click leaves a paragraph that begins with a backspace as it is."""
     return "\b\nExamples:\n" + "\n".join(f"  python -m robotics {line}" for line in lines)
 
 
@@ -97,19 +104,19 @@ def demo(quick: bool, out: Path, seed: int) -> None:
 
 @main.command(
     epilog=_examples(
-        "dataset --out data --samples 5000", "dataset --scene scene.json --removal tip --inputs xytheta --out data"
+        "dataset --out data --num-samples 5000", "dataset --scene scene.json --removal tip --inputs xytheta --out data"
     )
 )
 @click.option("--scene", type=_PATH, help="JSON file with circles and perhaps an arm; without it Duka's arm is alone.")
-@click.option("--samples", type=int, default=5000, show_default=True, help="Samples kept after removal.")
+@click.option("--num-samples", type=int, default=5000, show_default=True, help="Samples kept after removal.")
 @click.option("--sampling", default="joints", show_default=True, help="joints or workspace: what is drawn uniformly.")
 @click.option("--removal", default="whole-arm", show_default=True, help="none, tip or whole-arm: what may not touch.")
 @click.option("--inputs", default="xy", show_default=True, help="xy or xytheta: what a network sees.")
 @_common("Folder for config.json and data.npz.")
-def dataset(out: Path, seed: int, scene: Path | None, samples: int, **choices: Any) -> None:
+def dataset(out: Path, seed: int, scene: Path | None, **choices: Any) -> None:
     """Make a data set of targets and joint angles that reach them."""
     circles, arm = read_scene(scene) if scene else (Circles.from_json({"circles": []}), None)
-    config = DatasetConfig(arm=arm or PlanarArm.duka(), num_samples=samples, seed=seed, **circles.to_json(), **choices)
+    config = DatasetConfig(arm=arm or PlanarArm.duka(), seed=seed, **circles.to_json(), **choices)
     made = make_dataset(config)
     made.save(out)
     click.echo(f"{len(made)} samples kept, {len(made.removed)} removed, hash {made.hash[:12]} -> {out}")
@@ -181,7 +188,7 @@ def solve(out: Path, seed: int, model: Path, targets: Path, scene: Path, toleran
     (tolerance,) = finite_numbers("tolerance", [tolerance])
     if tolerance <= 0:
         raise ValueError(f"tolerance: expected a number > 0, found {tolerance}")
-    solver, config = load_run(model)
+    solver, _ = load_run(model)
     circles, arm = read_scene(scene)
     if arm is not None:
         _check_arm(scene, arm, solver.arm, model)

@@ -21,7 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#7F7F7F"
 _SAFE: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "linewidth": 2.2}
 _UNSAFE: dict[str, Any] = {**_SAFE, "ls": (0, (2, 1))}
-_TARGET: dict[str, Any] = {"color": "black", "marker": "x", "markersize": 9, "markeredgewidth": 2, "ls": ""}
+_TARGET: dict[str, Any] = {"marker": "x", "markersize": 10, "markeredgewidth": 2.5, "ls": ""}
 _LEAST_ERROR = 1e-10  # of reach: what is smaller is drawn here, or round-off would take half of the figure
 _MOST_POINTS = 4000  # more hide each other
 
@@ -34,19 +34,19 @@ def plot_workspace(path: StrPath, dataset: IKDataset) -> Path:
         dataset: The set.
     """
     config = dataset.config
-    figure = Figure(figsize=(7.5, 6))
+    figure = Figure(figsize=(6.5, 7), layout="constrained")
     axes = figure.add_subplot()
     _draw_circles(axes, Circles.from_json({"circles": config.circles}), label="circles")
     for tips, colour, label in (
         (dataset.targets[:, :2], COLOURS[0], f"kept: {len(dataset)}"),
-        (dataset.removed, COLOURS[1], f"removed ({config.removal}): {len(dataset.removed)}"),
+        (dataset.removed, COLOURS[1], f"removed: {len(dataset.removed)}"),
     ):
         x, y = tips[:_MOST_POINTS].T
         axes.scatter(x, y, s=4, color=colour, alpha=0.5, linewidths=0, label=label, zorder=2)
     _draw_base(axes, config.arm)
-    _workspace_axes(axes, config.arm, f"Workspace: tips of {config.sampling} samples")
+    _workspace_axes(axes, config.arm, f"Workspace: tips of {config.sampling} samples, {config.removal} removal")
     axes.set_ylabel("y [m]")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), markerscale=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, markerscale=3, frameon=False)
     return _save(figure, path)
 
 
@@ -57,7 +57,7 @@ def plot_losses(path: StrPath, histories: Mapping[str, Sequence[Mapping[str, flo
         path: The PNG file.
         histories: For each model the rows that `fit` returned, with epoch, train_loss and val_loss.
     """
-    figure = Figure(figsize=(1.5 + 3.5 * len(histories), 3.6))
+    figure = Figure(figsize=(1.5 + 3.5 * len(histories), 3.6), layout="constrained")
     panels = figure.subplots(1, len(histories), squeeze=False, sharey=True)[0]
     for axes, (name, rows) in zip(panels, histories.items(), strict=True):
         epochs = [row["epoch"] for row in rows]
@@ -84,7 +84,7 @@ def plot_arms(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor, 
         targets: A few targets (N, 2) or (N, 3); each has a colour.
         answers: For each model its joint angles (N, n) [rad], NaN where there is no answer.
     """
-    figure = Figure(figsize=(0.5 + 4.2 * len(answers), 5.2))
+    figure = Figure(figsize=(0.5 + 4.2 * len(answers), 6.0), layout="compressed")
     panels = figure.subplots(1, len(answers), squeeze=False, sharex=True, sharey=True)[0]
     for axes, (name, theta) in zip(panels, answers.items(), strict=True):
         points = arm.points(theta)
@@ -96,19 +96,19 @@ def plot_arms(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor, 
             unsafe = bool(colliding[i] | violating[i])
             line = _UNSAFE if unsafe else _SAFE
             axes.plot(*chain.T, color=colour, zorder=3, **line)
-            axes.plot(*target[:2], zorder=4, **_TARGET)
+            axes.plot(*target[:2], color=colour, zorder=4, **_TARGET)
         _draw_base(axes, arm)
         facts = f"{int(colliding.sum())} collide, {int(violating.sum())} beyond a limit"
         if missing := int(theta.isnan().any(-1).sum()):
             facts += f", {missing} without answer"
         _workspace_axes(axes, arm, f"{name}\n{facts}")
     panels[0].set_ylabel("y [m]")
-    panels[0].plot([], [], label="target", **_TARGET)
+    panels[0].plot([], [], label="target", color="black", **_TARGET)
     panels[0].plot([], [], label="safe arm", color="black", **_SAFE)
     panels[0].plot([], [], label="arm that collides or is beyond a limit", color="black", **_UNSAFE)
     figure.suptitle(f"Answers to the same {len(targets)} targets")
-    figure.legend(loc="lower center", ncols=3, frameon=False)
-    return _save(figure, path, bottom=0.07)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return _save(figure, path)
 
 
 def plot_errors(
@@ -123,7 +123,7 @@ def plot_errors(
         answers: For each model its joint angles (N, n) [rad], NaN where there is no answer.
         tolerance: Marked in the figure [share of reach].
     """
-    figure = Figure(figsize=(7.5, 4.2))
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
     bins = torch.logspace(-10, 1, 56).tolist()
     for i, (name, theta) in enumerate(answers.items()):
@@ -166,8 +166,7 @@ def _workspace_axes(axes: Any, arm: PlanarArm, title: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _save(figure: Figure, path: StrPath, bottom: float = 0.0) -> Path:
-    figure.tight_layout(rect=(0, bottom, 1, 1))
+def _save(figure: Figure, path: StrPath) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     write_bytes(path, buffer.getvalue())

@@ -56,9 +56,14 @@ class MLP(nn.Module):
         return 0.5 * (lower + upper) + 0.5 * (upper - lower) * raw
 
     def loss(self, targets: Tensor, circles: Circles) -> Tensor:
-        """Return the mean task error, of reach: through the forward kinematics, not on joint angles."""
-        error: Tensor = task_error(self.arm, self(targets, circles), targets).norm(dim=-1)
-        return error.mean()
+        """Return the mean task error, of reach, plus the mean excess over the limits [rad].
+
+        Through the forward kinematics, not on joint angles: a target has many answers, and their mean is none. The
+        second term is all that tells a linear output about the limits.
+        """
+        theta = self(targets, circles)
+        error: Tensor = task_error(self.arm, theta, targets).norm(dim=-1)
+        return error.mean() + self.arm.limit_violation(theta).mean()
 
     @torch.no_grad()
     def answer(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> IKAnswer:
