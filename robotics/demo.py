@@ -38,13 +38,24 @@ class DemoSize:
     training: Mapping[str, TrainingConfig]
 
 
+def _fine_tuning(epochs: int, epoch_samples: int, validation_samples: int) -> TrainingConfig:
+    return TrainingConfig(
+        epochs=epochs,
+        batch_size=64,
+        learning_rate=1e-3,
+        epoch_samples=epoch_samples,
+        validation_samples=validation_samples,
+    )
+
+
+# Sizes that keep the time without the compiled core: most of it goes into the steps of mlp-qp.
 FULL = DemoSize(
     num_samples=8000,
     num_targets=1000,
     training={
         "mlp": TrainingConfig(epochs=300, batch_size=64, learning_rate=1e-2),
-        "mlp-qp-oneshot": TrainingConfig(epochs=10, learning_rate=2e-3, epoch_samples=2000, validation_samples=500),
-        "mlp-qp": TrainingConfig(epochs=10, learning_rate=2e-3, epoch_samples=2000, validation_samples=500),
+        "mlp-qp-oneshot": _fine_tuning(10, 1920, 500),
+        "mlp-qp": _fine_tuning(8, 1920, 500),
     },
 )
 QUICK = DemoSize(
@@ -52,8 +63,8 @@ QUICK = DemoSize(
     num_targets=300,
     training={
         "mlp": TrainingConfig(epochs=100, batch_size=64, learning_rate=1e-2),
-        "mlp-qp-oneshot": TrainingConfig(epochs=4, learning_rate=2e-3, epoch_samples=1000, validation_samples=200),
-        "mlp-qp": TrainingConfig(epochs=3, learning_rate=2e-3, epoch_samples=1000, validation_samples=200),
+        "mlp-qp-oneshot": _fine_tuning(4, 960, 200),
+        "mlp-qp": _fine_tuning(3, 960, 200),
     },
 )
 

@@ -131,7 +131,7 @@ def one_too_few(*arguments):
 
 CAUGHT = {  # the fake, where it is caught, what is said, and where it is right
     wrong_sign: ("strictly-convex", "wrong dx/d", None),
-    mean_of_shared: ("shared", "wrong dx/dG", "strictly-convex"),
+    mean_of_shared: ("shared", "wrong d", "strictly-convex"),
     detached_dual: ("strictly-convex", "wrong dz/d", "equality-only"),
     negative_dual: ("strictly-convex", "wrong duals; wrong sign of z; wrong dz/d", "equality-only"),
     other_sign_of_bounds: ("bounds", "wrong duals; wrong dz_box/d", "strictly-convex"),

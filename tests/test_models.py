@@ -189,8 +189,8 @@ def test_every_posture_on_the_way_is_inside_the_limits(run):
 
 @pytest.mark.parametrize("inputs", ["xy", "xytheta"])
 def test_pose_answers_also_reach_the_orientation(inputs, generator):
-    theta = DUKA.sample(200, generator)
-    scene = random_scenes(DUKA, 200, generator, k=2)
+    theta = DUKA.sample(100, generator)
+    scene = random_scenes(DUKA, 100, generator, k=2)
     targets = DUKA.pose(theta)[:, : 2 if inputs == "xy" else 3]
     if inputs == "xytheta":
         targets[::2, 2] += 2 * math.pi
@@ -205,11 +205,11 @@ def test_pose_answers_also_reach_the_orientation(inputs, generator):
         assert (torch.atan2(turn.sin(), turn.cos()).abs() <= TOLERANCE + EXACT).all()
 
 
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-6])
 def test_the_tolerance_decides_what_is_reached(tolerance, generator):
     arm, scene = PlanarArm.unit(), circles([1.5, 1.0, 0.3])
-    targets = arm.tip(arm.sample(100, generator))
-    answer = MLPQP(network(arm), layers=10).answer(targets, scene, tolerance)
+    targets = arm.tip(arm.sample(60, generator))
+    answer = MLPQP(network(arm)).answer(targets, scene, tolerance)
     reached = answer.tip_error <= tolerance * arm.reach
     assert torch.equal(answer.status == IKStatus.SOLVED, reached)
     assert reached.any()
@@ -229,8 +229,7 @@ def test_ten_links_among_six_circles(generator):
     assert (limit_excess(arm, answer.theta.numpy())[given] <= 0).all()
 
 
-@pytest.mark.parametrize("k", [0, 1, 6])
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize(("n", "k"), [(1, 0), (1, 6), (2, 1), (3, 0)])
 def test_any_number_of_links_and_of_circles_is_answered(n, k, generator):
     arm = PlanarArm.unit(n)
     theta = arm.sample(50, generator)
@@ -295,12 +294,12 @@ def test_circles_that_are_not_numbers_leave_no_safe_answer():
 @pytest.mark.parametrize("shared", [False, True])
 def test_one_bad_target_or_scene_leaves_the_other_answers_as_they_are(shared, generator):
     arm = PlanarArm.unit(4)
-    targets, scene = arm.tip(arm.sample(60, generator)), random_scenes(arm, 60, generator)
+    targets, scene = arm.tip(arm.sample(30, generator)), random_scenes(arm, 30, generator)
     if shared:
         scene = Circles(scene.centers[0], scene.radii[0])
     model = MLPQP(network(arm))
     expected = model.answer(targets, scene)
-    bad = torch.zeros(60, dtype=torch.bool)
+    bad = torch.zeros(30, dtype=torch.bool)
     targets, bad[[3, 7, 9, 11]] = targets.clone(), True
     targets[3], targets[7], targets[9], targets[11] = math.nan, math.inf, 1e300, 100.0
     if not shared:
@@ -328,7 +327,6 @@ def test_targets_of_another_width_are_refused(name):
         model.answer(torch.zeros(4, 3, dtype=torch.float64), NO_CIRCLES)
 
 
-@pytest.mark.xfail(strict=True, reason="errors of torch and of indexing come through")
 @pytest.mark.parametrize("wrong", ["float32", "integers", "one target", "three scenes", "one scene in a batch"])
 def test_targets_and_scenes_that_do_not_fit_are_named_in_one_line(wrong):
     targets, scene = torch.ones(4, 2, dtype=torch.float64), circles([1.5, 0.5, 0.3])
@@ -343,7 +341,6 @@ def test_targets_and_scenes_that_do_not_fit_are_named_in_one_line(wrong):
         MLPQP(network(PlanarArm.unit())).answer(targets, scene)
 
 
-@pytest.mark.xfail(strict=True, reason="the margin of the check, 1e-9 of reach, is below float32's round-off")
 def test_no_posture_in_single_precision_that_collides_is_called_solved(generator):
     arm = PlanarArm.unit()
     theta = (2 * torch.rand(5000, 3, generator=generator) - 1) * 2
@@ -403,31 +400,30 @@ def safe(arm, answer, scene):
     )
 
 
-@pytest.mark.parametrize("part", [1e-12, 1e-9, 1e-6, 1e-2])
-def test_starts_that_almost_touch_stay_clear(part, seed):
+def test_starts_that_almost_touch_stay_clear(seed):
     """Circles that the start misses by next to nothing, and targets inside them."""
     arm, random = UNEQUAL, np.random.default_rng(seed)
     lower, upper = np.array(arm.limits).T
-    theta = random.uniform(lower, upper, (200, 4))
-    radius = np.full(200, arm.link_radius)
+    theta = random.uniform(lower, upper, (100, 4))
+    radius = np.full(100, arm.link_radius)
     centers, radii = scenes_about(np.broadcast_to(arm.lengths, theta.shape), radius, theta, random, k=2)
     gap = np_clearance(arm.lengths, theta, centers, radii, arm.link_radius)
-    scene = Circles(torch.from_numpy(centers), torch.from_numpy(radii + (1 - part) * gap[:, None]))
+    left = 10 ** random.uniform(-12, -2, 100)
+    scene = Circles(torch.from_numpy(centers), torch.from_numpy(radii + ((1 - left) * gap)[:, None]))
     answer = MLPQP(Start(arm, torch.from_numpy(theta))).answer(scene.centers[:, 0], scene)
     assert safe(arm, answer, scene)
     assert not (answer.status == IKStatus.COLLISION).any()
 
 
-@pytest.mark.parametrize("radius", [1e-9, 1e-6, 1e-3, 0.5, 20.0, 1e4])
-def test_circles_of_any_size_are_not_entered(radius, generator):
+def test_circles_of_any_size_are_not_entered(generator):
     arm = PlanarArm.unit(3)
-    angle = 2 * math.pi * torch.rand(200, 2, generator=generator, dtype=torch.float64)
-    distance = radius + 0.2 + 2.5 * torch.rand(200, 2, generator=generator, dtype=torch.float64)
-    centers = distance[..., None] * torch.stack((angle.cos(), angle.sin()), -1)
-    scene = Circles(centers, torch.full((200, 2), radius, dtype=torch.float64))
+    radii = f64([1e-9, 1e-6, 1e-3, 0.5, 20.0, 1e4]).repeat(40)[:, None].expand(240, 2)
+    angle = 2 * math.pi * torch.rand(240, 2, generator=generator, dtype=torch.float64)
+    distance = radii + 0.2 + 2.5 * torch.rand(240, 2, generator=generator, dtype=torch.float64)
+    scene = Circles(distance[..., None] * torch.stack((angle.cos(), angle.sin()), -1), radii)
     with pytest.MonkeyPatch.context() as patch:
         steps = recorded(patch)
-        answer = MLPQP(network(arm)).answer(arm.tip(arm.sample(200, generator)), scene)
+        answer = MLPQP(network(arm)).answer(arm.tip(arm.sample(240, generator)), scene)
     assert safe(arm, answer, scene)
     for start, end, part in steps:
         before = clearances(arm, start, part)
@@ -435,7 +431,7 @@ def test_circles_of_any_size_are_not_entered(radius, generator):
         assert (swept[before > 0.5 * MARGIN * arm.reach] > 0).all()
 
 
-@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("n", [2, 5])
 def test_targets_at_the_edge_of_reach_and_stretched_starts(n, generator):
     """Singular: all links in one line, where one direction cannot be had to first order."""
     arm = PlanarArm.unit(n)
@@ -444,7 +440,7 @@ def test_targets_at_the_edge_of_reach_and_stretched_starts(n, generator):
     start = torch.zeros(50, n, dtype=torch.float64)
     start[:, 0] = angle + 0.01 * torch.randn(50, generator=generator, dtype=torch.float64)
     scene = circles([0.3, -0.9, 0.1])
-    for share in (1.0, 0.999, 0.5):
+    for share in (1.0, 0.99):
         answer = MLPQP(Start(arm, start), layers=10).answer(share * arm.reach * out, scene)
         assert safe(arm, answer, Circles(scene.centers.expand(50, 1, 2), scene.radii.expand(50, 1)))
         assert (answer.status == IKStatus.SOLVED).double().mean() > (0.7 if share == 1 else 0.9)
@@ -469,7 +465,6 @@ def test_joints_whose_limits_coincide_stay_where_they_are(fixed, generator):
     assert (answer.status == IKStatus.SOLVED)[clear].double().mean() > 0.9
 
 
-@pytest.mark.xfail(strict=True, reason="solve_qp: equilibration blows rows of round-off size up, MAX_ITER")
 def test_a_circle_straight_above_an_upright_arm_does_not_stop_it():
     start = f64([[math.pi / 2, 0.0, 0.0]])
     model = MLPQP(Start(PlanarArm.unit(), start))
@@ -526,18 +521,17 @@ def test_forward_stays_inside_the_limits_from_any_start(mode, generator):
 @pytest.mark.parametrize("mode", ["one-shot", "sequential"])
 def test_batched_scenes_agree_with_each_target_alone(mode, generator):
     arm = PlanarArm.unit(3)
-    targets, scene = arm.tip(arm.sample(24, generator)), random_scenes(arm, 24, generator)
+    targets, scene = arm.tip(arm.sample(8, generator)), random_scenes(arm, 8, generator)
     model = MLPQP(network(arm, seed=3), mode)
     together = model(targets, scene)
-    one = [model(targets[i : i + 1], Circles(scene.centers[i : i + 1], scene.radii[i : i + 1])) for i in range(24)]
-    shared = [model(targets[i : i + 1], Circles(scene.centers[i], scene.radii[i])) for i in range(24)]
+    one = [model(targets[i : i + 1], Circles(scene.centers[i : i + 1], scene.radii[i : i + 1])) for i in range(8)]
+    shared = [model(targets[i : i + 1], Circles(scene.centers[i], scene.radii[i])) for i in range(8)]
     assert torch.allclose(torch.cat(one), together, rtol=0, atol=SAME)
     assert torch.allclose(torch.cat(shared), together, rtol=0, atol=SAME)
-    grid = Circles(scene.centers.reshape(4, 6, 3, 2), scene.radii.reshape(4, 6, 3))
-    assert torch.allclose(model(targets.reshape(4, 6, 2), grid).reshape(24, 3), together, rtol=0, atol=SAME)
+    grid = Circles(scene.centers.reshape(2, 4, 3, 2), scene.radii.reshape(2, 4, 3))
+    assert torch.allclose(model(targets.reshape(2, 4, 2), grid).reshape(8, 3), together, rtol=0, atol=SAME)
 
 
-@pytest.mark.xfail(strict=True, reason="_escape: the mask of an unbatched start indexes joints")
 def test_a_target_without_batch_dimension_is_answered_like_a_batch_of_one():
     arm, scene, target = PlanarArm.unit(), circles([1.5, 0.5, 0.3]), f64([1.0, 1.5])
     for start in (f64([1.5, 0.2, 0.3]), f64([0.1, 0.2, 0.3])):  # clear; inside the circle
@@ -567,9 +561,8 @@ def test_answers_repeat_and_leave_the_random_numbers_and_gradients_of_the_caller
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("scale", [2.0**-10, 2.0**20])
-def test_the_unit_of_length_does_not_matter(scale, generator):
-    small = UNEQUAL
+def test_the_unit_of_length_does_not_matter(generator):
+    small, scale = UNEQUAL, 2.0**-10
     large = PlanarArm(
         lengths=tuple(scale * length for length in small.lengths),
         limits=small.limits,
@@ -603,7 +596,6 @@ def test_one_shot_answers_may_touch_a_circle_and_are_then_called_collisions(gene
 
 
 @pytest.mark.parametrize("arm", [PlanarArm.unit(3), PlanarArm.unit(4), PlanarArm.unit(6)], ids=["3", "4", "6"])
-@pytest.mark.xfail(strict=True, reason="the QP is off by 1e-2 rad in the null space of J: curvature mu = polish's RHO")
 def test_convergence_in_free_space_is_quadratic(arm, generator):
     """From joint noise of 0.1 rad: below 1e-8 of reach in at most six layers, for 99 of 100."""
     theta = arm.sample(1000, generator)
@@ -623,30 +615,25 @@ def test_convergence_in_free_space_is_quadratic(arm, generator):
 # --- gradients ------------------------------------------------------------------------------------
 
 
-def directional(function, value, direction, step):
-    return (function(value + step * direction) - function(value - step * direction)) / (2 * step)
+def agreement(function, value, direction, steps=(2e-5, 1e-5)):
+    """Relative errors of the gradients of many functions at once, and how many points are not smooth.
 
-
-def agreement(function, values, directions, steps=(2e-5, 1e-5)):
-    """Relative error of the gradient at points that are smooth: where two differences agree; and how many are not.
-
-    At a change of the active set, or of the row that limits a step, the derivative is one-sided.
+    Function i has the argument value[i] and the result function(value)[i]. A point counts as smooth where two
+    central differences agree; at a change of the active set, or of the row that limits a step, derivatives are
+    one-sided.
     """
-    errors, kinks = [], 0
-    for value, direction in zip(values, directions, strict=True):
-        value = value.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(function(value), value)
-        with torch.no_grad():
-            coarse, fine = (directional(function, value, direction, s).item() for s in steps)
-        size = max(abs(fine), 1e-3 * gradient.norm().item(), 1e-6)
-        if abs(coarse - fine) > 1e-4 * size:
-            kinks += 1
-        else:
-            errors.append(abs((gradient * direction).sum().item() - fine) / size)
-    return np.array(errors), kinks
+    value = value.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(function(value).sum(), value)
+    with torch.no_grad():
+        coarse, fine = ((function(value + s * direction) - function(value - s * direction)) / (2 * s) for s in steps)
+    gradient = gradient.flatten(1)
+    size = torch.maximum(fine.abs(), 1e-3 * gradient.norm(dim=-1)).clamp(min=1e-6)
+    smooth = (coarse - fine).abs() <= 1e-4 * size
+    errors = ((gradient * direction.flatten(1)).sum(-1) - fine).abs() / size
+    return errors[smooth].numpy(), int((~smooth).sum())
 
 
-def blocked_problem(generator, count=30):
+def blocked_problem(generator, count=100):
     """Targets behind a circle that the start does not touch: rows are active in most."""
     arm = PlanarArm(lengths=(1.0, 0.8, 0.7), limits=((-2.8, 2.8),) * 3, link_radius=0.02)
     theta = arm.sample(40 * count, generator)
@@ -661,7 +648,7 @@ def blocked_problem(generator, count=30):
 
 
 def weighted(theta):
-    return (theta * torch.arange(1.0, theta.shape[-1] + 1, dtype=torch.float64)).sum()
+    return (theta * torch.arange(1.0, theta.shape[-1] + 1, dtype=torch.float64)).sum(-1)
 
 
 @pytest.mark.parametrize("what", ["centers", "radii", "targets", "start"])
@@ -669,19 +656,15 @@ def weighted(theta):
 def test_gradients_of_a_whole_forward_agree_with_finite_differences(mode, what, generator):
     arm, start, targets, scene = blocked_problem(generator)
     data = {"start": start, "targets": targets, "centers": scene.centers, "radii": scene.radii}
-    errors, kinks = [], 0
-    for i in range(len(start)):
-        one = {name: v[i : i + 1] for name, v in data.items()}
 
-        def forward(value, one=one):
-            given = {**one, what: value}
-            model = MLPQP(Start(arm, given["start"]), mode, layers=3)
-            return weighted(model(given["targets"], Circles(given["centers"], given["radii"])))
+    def forward(value):
+        given = {**data, what: value}
+        model = MLPQP(Start(arm, given["start"]), mode, layers=3)
+        return weighted(model(given["targets"], Circles(given["centers"], given["radii"])))
 
-        direction = torch.randn(one[what].shape, generator=generator, dtype=torch.float64)
-        found, kink = agreement(forward, [one[what]], [direction])
-        errors, kinks = [*errors, *found], kinks + kink
-    assert kinks <= 10
+    direction = torch.randn(data[what].shape, generator=generator, dtype=torch.float64)
+    errors, kinks = agreement(forward, data[what], direction)
+    assert kinks <= 5
     assert np.quantile(errors, 0.95) < 1e-5
     assert max(errors) < 1e-3
 
@@ -696,16 +679,13 @@ def test_a_detached_witness_would_be_seen(monkeypatch, generator):
 
     monkeypatch.setattr(Circles, "witness", detached)
     arm, start, targets, scene = blocked_problem(generator)
-    errors = []
-    for i in range(len(start)):
 
-        def forward(value, i=i):
-            model = MLPQP(Start(arm, start[i : i + 1]), layers=3)
-            return weighted(model(targets[i : i + 1], Circles(value, scene.radii[i : i + 1])))
+    def forward(value):
+        return weighted(MLPQP(Start(arm, start), layers=3)(targets, Circles(value, scene.radii)))
 
-        direction = torch.randn(1, 2, 2, generator=generator, dtype=torch.float64)
-        errors += list(agreement(forward, [scene.centers[i : i + 1]], [direction])[0])
-    assert np.mean(np.array(errors) > 0.01) > 0.5
+    direction = torch.randn(scene.centers.shape, generator=generator, dtype=torch.float64)
+    errors, _ = agreement(forward, scene.centers, direction)
+    assert np.mean(errors > 0.01) > 0.5
 
 
 @pytest.mark.parametrize("inputs", ["xy", "xytheta"])
@@ -734,12 +714,13 @@ def test_gradients_of_the_loss_by_the_parameters_agree_with_finite_differences(n
         return torch.func.functional_call(Loss(), parts, ())
 
     errors, kinks = [], 0
-    for _ in range(12):
+    for _ in range(10):
         targets = arm.pose(arm.sample(3, generator))[:, : 2 if inputs == "xy" else 3]
-        direction = torch.randn(len(flat), generator=generator, dtype=torch.float64)
-        found, kink = agreement(lambda v, t=targets: loss(v, t), [flat], [direction / direction.norm()])
+        direction = torch.randn(1, len(flat), generator=generator, dtype=torch.float64)
+        direction /= direction.norm()
+        found, kink = agreement(lambda v, t=targets: loss(v[0], t)[None], flat[None], direction)
         errors, kinks = [*errors, *found], kinks + kink
-    assert kinks <= 5
+    assert kinks <= 4
     assert max(errors) < 1e-4
 
 
@@ -851,7 +832,7 @@ def test_a_config_that_is_no_object_is_refused(config):
 
 @pytest.mark.parametrize(
     "name",
-    ["model", pytest.param("inputs", marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="dict lookup"))],
+    ["model", "inputs"],
 )
 def test_lists_in_place_of_names_are_refused_too(name):
     config = {"model": "mlp", "inputs": "xy"}

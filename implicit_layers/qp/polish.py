@@ -14,7 +14,10 @@ from torch import Tensor
 
 from .kkt import Program, residuals
 from .problem import Rows
+from .scaling import max_abs
 
+POLISH_STEPS = 10  # at most; two are enough where curvature and rows are well scaled
+SETTLED = 1e-11  # relative size of a step after which the next is round-off
 RHO = 1e-8
 DELTA = 1e-8
 
@@ -47,7 +50,7 @@ def solve_factor(L: Tensor, r: Tensor) -> Tensor:
 
 
 def polish(
-    program: Program, x: Tensor, lam: Tensor, active: Tensor, eps_abs: float, eps_rel: float, steps: int = 3
+    program: Program, x: Tensor, lam: Tensor, active: Tensor, eps_abs: float, eps_rel: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Solve the equality-constrained program of a guessed active set.
 
@@ -58,7 +61,6 @@ def polish(
         active: bool `(B, total)`, equality rows included.
         eps_abs: absolute tolerance of the score.
         eps_rel: relative tolerance of the score.
-        steps: proximal steps on the one factor.
 
     Returns:
         x, s, lam with signs enforced, the score there (<= 1: optimal), and the corrected guess of the active set.
@@ -68,12 +70,20 @@ def polish(
     lam = torch.where(active, lam, zero)
     w = torch.where(active, present / DELTA, zero)
     factor = factorise(P, C, rows, w, P.new_full((P.shape[0], 1), RHO))
-    for _ in range(steps):
+    moving = torch.ones_like(factor.ok)
+    for step in range(POLISH_STEPS):
         stationarity = (x.unsqueeze(-2) @ P).squeeze(-2) + q + rows.transpose(C, lam)
         gap = torch.where(active, rows.apply(C, x) * present - d, zero)
         dx = -solve_factor(factor.L, stationarity + rows.transpose(C, w * gap))
-        lam = lam + w * (rows.apply(C, dx) + gap)
-        x = x + dx
+        dlam = w * (rows.apply(C, dx) + gap)
+        x = torch.where(moving.unsqueeze(-1), x + dx, x)
+        lam = torch.where(moving.unsqueeze(-1), lam + dlam, lam)
+        if step == 0:
+            continue
+        # Little curvature against rho makes the steps shrink slowly: go on until they are round-off.
+        moving = moving & ((max_abs(dx) > SETTLED * max_abs(x)) | (max_abs(dlam) > SETTLED * max_abs(lam)))
+        if not moving.any():
+            break
     slack = d - rows.apply(C, x) * present
     wanted = torch.where(active, lam > 0, slack < 0) & (present > 0) | ~inequality
     lam = torch.where(inequality, lam.clamp(min=0), lam)

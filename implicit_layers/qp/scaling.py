@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .problem import Rows
 
+NEGLIGIBLE = 1e-15  # of the largest entry of all rows
 SWEEPS = 4  # ten are no better; without any, one hard problem in eight is lost
 
 
@@ -44,6 +45,9 @@ def equilibrate(P: Tensor, C: Tensor, rows: Rows, q: Tensor | None = None) -> Sc
     D = P.new_ones(*batch, rows.n)
     E = P.new_ones(*batch, C.shape[-2])
     P, C = P.abs(), C.abs()
+    # Rows of round-off size say nothing, and scaling would blow them up: they stay as they are.
+    row = max_abs(C).unsqueeze(-1)
+    C = torch.where(row > NEGLIGIBLE * max_abs(C.flatten(-2))[..., None, None], C, 0.0)
     for _ in range(SWEEPS):
         Pd, Cd = P * D.unsqueeze(-1) * D.unsqueeze(-2), C * E.unsqueeze(-1) * D.unsqueeze(-2)
         column = torch.maximum(max_abs(Pd), max_abs(Cd.mT))

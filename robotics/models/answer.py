@@ -64,6 +64,17 @@ def is_safe(arm: PlanarArm, theta: Tensor, circles: Circles) -> Tensor:
     return clear & (arm.limit_violation(theta) == 0)
 
 
+def check_batch(targets: Tensor, circles: Circles, width: int) -> None:
+    """Raise ValueError unless targets are `(N, width)` in float64 and the scene is one for all or one for each."""
+    if targets.ndim != 2 or targets.shape[1] != width or targets.dtype != torch.float64:
+        raise ValueError(
+            f"targets: expected shape (N, {width}) in float64, found {tuple(targets.shape)} in {targets.dtype}"
+        )
+    if circles.radii.ndim != 1 and circles.radii.shape[:-1] != targets.shape[:1]:
+        expected = f"(k,) or ({targets.shape[0]}, k)"
+        raise ValueError(f"circles: expected radii of shape {expected}, found {tuple(circles.radii.shape)}")
+
+
 def check_answer(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, tolerance: float) -> IKAnswer:
     """Judge postures in closed form, whatever made them.
 
@@ -74,6 +85,7 @@ def check_answer(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circle
         circles: the scene, shared or one per target.
         tolerance: largest tip error of a SOLVED answer, of reach; for poses also on the orientation [rad].
     """
+    theta, targets = theta.double(), targets.double()  # round-off of float32 would hide a touch
     given = theta.isfinite().all(-1)
     error = (arm.tip(theta) - targets[:, :2]).norm(dim=-1)
     reached = error <= tolerance * arm.reach

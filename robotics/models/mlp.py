@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robotics.arm import PlanarArm
 from robotics.ik_qp import task_error
-from robotics.models.answer import IKAnswer, check_answer
+from robotics.models.answer import IKAnswer, check_answer, check_batch
 from robotics.obstacles import Circles
 
 INPUTS = {"xy": 2, "xytheta": 3}
@@ -30,7 +30,7 @@ class MLP(nn.Module):
 
     def __init__(self, arm: PlanarArm, inputs: str = "xy", hidden: int = 100) -> None:
         super().__init__()
-        if inputs not in INPUTS:
+        if not isinstance(inputs, str) or inputs not in INPUTS:
             raise ValueError(f"inputs: expected one of {', '.join(INPUTS)}, found {inputs!r}")
         if isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 1:
             raise ValueError(f"hidden: expected a positive integer, found {hidden!r}")
@@ -68,4 +68,5 @@ class MLP(nn.Module):
     @torch.no_grad()
     def answer(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> IKAnswer:
         """Answer targets `(N, 2|3)` with the network's output as it is, and judge it."""
+        check_batch(targets, circles, INPUTS[self.inputs])
         return check_answer(self.arm, self(targets), targets, circles, tolerance)

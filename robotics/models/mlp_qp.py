@@ -18,8 +18,8 @@ from robotics.ik_qp import (
     remainder,
     task_error,
 )
-from robotics.models.answer import IKAnswer, check_answer, in_reach, is_safe
-from robotics.models.mlp import MLP
+from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
+from robotics.models.mlp import INPUTS, MLP
 from robotics.obstacles import Circles
 
 MODES = ("one-shot", "sequential")
@@ -87,6 +87,7 @@ class MLPQP(nn.Module):
         Where the network's start does not lead to the target, further starts are tried: clear postures whose tip
         is near it.
         """
+        check_batch(targets, circles, INPUTS[self.inputs])
         parts = []
         for first in range(0, targets.shape[0], CHUNK):
             chunk = slice(first, first + CHUNK)
@@ -133,6 +134,8 @@ class MLPQP(nn.Module):
         return starts
 
     def _refine(self, start: Tensor, targets: Tensor, circles: Circles, layers: int) -> Tensor:
+        if start.ndim == 1:  # the escape picks elements of a batch
+            return self._refine(start[None], targets[None], circles, layers)[0]
         lower, upper = self.arm.limits_tensor(start)
         theta = start.clamp(lower, upper)
         if self.mode == "one-shot":

@@ -9,7 +9,6 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -26,9 +25,9 @@ constexpr double INF = std::numeric_limits<double>::infinity();
 constexpr double TINY = std::numeric_limits<double>::min();
 
 // Constants of the Python files; tests/test_native.py holds them together.
-constexpr int SWEEPS = 4, POLISH_TRIES = 4, POLISH_STEPS = 3, STALL = 15, REFINEMENTS = 5;
+constexpr int SWEEPS = 4, POLISH_TRIES = 4, POLISH_STEPS = 10, STALL = 15, REFINEMENTS = 5;
 constexpr double RHO = 1e-8, DELTA = 1e-8, CERTIFICATE = 1e-8, CURVATURE = 1e-6, WEAK = 1e-9, SINGULAR = 1e-7;
-constexpr double PRODUCT = 1e-16, ASYMMETRY = 1e-5, WARM = 1e-5;
+constexpr double PRODUCT = 1e-16, ASYMMETRY = 1e-5, WARM = 1e-5, SETTLED = 1e-11, NEGLIGIBLE = 1e-15;
 
 enum Status { SOLVED, MAX_ITER, PRIMAL_INFEASIBLE, DUAL_INFEASIBLE, NUMERICAL_ERROR, INVALID_INPUT };
 
@@ -133,17 +132,17 @@ void block_row(const S *P, const S *WC, const S *C, const int *index, int used, 
     if (j + W <= ld) tile<ROWS, 1>(P, WC, C, index, used, U, ld, i, j);
 }
 
-// Zeroed, aligned for vectors, freed with its owner.
+// Zeroed, aligned for vectors, freed with its owner. Of the exact size, so that a sanitizer sees every overrun.
 template <class S> struct Array {
+    static constexpr std::align_val_t ALIGNMENT{64};
     S *data = nullptr;
-    ~Array() { std::free(data); }
+    ~Array() { ::operator delete(data, ALIGNMENT); }
     Array() = default;
     Array(const Array &) = delete;
+    Array &operator=(const Array &) = delete;
     void make(size_t count) {
-        const size_t bytes = (count * sizeof(S) + 63) / 64 * 64 + 64;
-        data = static_cast<S *>(std::aligned_alloc(64, bytes));
-        if (!data) throw std::bad_alloc();
-        std::memset(static_cast<void *>(data), 0, bytes);
+        data = static_cast<S *>(::operator new(count * sizeof(S), ALIGNMENT));
+        std::memset(static_cast<void *>(data), 0, count * sizeof(S));
     }
     operator S *() { return data; }
 };
@@ -217,7 +216,11 @@ template <class S> struct Program {
     void equilibrate(bool with_cost) {
         for (int j = 0; j < n; ++j) D[j] = splat<S>(1.0);
         for (int i = 0; i < k; ++i) E[i] = splat<S>(1.0);
-        S *column = scratch_n, *row = scratch_total;
+        S *column = scratch_n, *row = scratch_total, *kept = unit_primal;
+        // Rows of round-off size say nothing, and scaling would blow them up: they stay as they are.
+        const S floor = NEGLIGIBLE * largest(C.data, k * ld);
+        for (int i = 0; i < k; ++i)
+            kept[i] = select(largest(C.data + (size_t)i * ld, n) > floor, splat<S>(1.0), S{});
         for (int sweep = 0; sweep < SWEEPS; ++sweep) {
             for (int j = 0; j < n; ++j) {
                 S top{};
@@ -228,7 +231,7 @@ template <class S> struct Program {
                 S top{};
                 const S *c = C.data + (size_t)i * ld;
                 for (int j = 0; j < n; ++j) {
-                    const S entry = abs2(c[j]) * E[i] * D[j];
+                    const S entry = abs2(c[j]) * E[i] * D[j] * kept[i];
                     top = max2(top, entry), column[j] = max2(column[j], entry);
                 }
                 row[i] = top;
@@ -251,18 +254,15 @@ template <class S> struct Program {
     // Scale P and C in place; factor is the cost factor (k for the program and for the linear system alike).
     void scale_matrices(S factor) {
         for (int i = 0; i < n; ++i)
-            for (int j = 0; j < n; ++j) P[(size_t)i * ld + j] *= factor * D[i] * D[j];
+            for (int j = 0; j < n; ++j) {
+                S &entry = P[(size_t)i * ld + j];  // in this order: the product of the factors alone may overflow
+                entry = entry * (factor * D[i]) * D[j];
+            }
         for (int i = 0; i < k; ++i)
-            for (int j = 0; j < n; ++j) C[(size_t)i * ld + j] *= E[i] * D[j] * present[i];
-    }
-
-  private:
-    S diagonal_of(const S *w, int j) const {
-        S sum{};
-        for (int i = 0; i < k; ++i) sum += w[i] * C.data[(size_t)i * ld + j] * C.data[(size_t)i * ld + j];
-        const S *rest = w + k;
-        for (int side = 0; side < int(upper) + int(lower); ++side) sum += rest[side * n + j];
-        return sum;
+            for (int j = 0; j < n; ++j) {
+                S &entry = C[(size_t)i * ld + j];
+                entry = entry * E[i] * D[j] * present[i];
+            }
     }
 
     Mask factor_once(const S *w, S rho) {
@@ -301,6 +301,15 @@ template <class S> struct Program {
             }
         }
         return ok;
+    }
+
+  private:
+    S diagonal_of(const S *w, int j) const {
+        S sum{};
+        for (int i = 0; i < k; ++i) sum += w[i] * C.data[(size_t)i * ld + j] * C.data[(size_t)i * ld + j];
+        const S *rest = w + k;
+        for (int side = 0; side < int(upper) + int(lower); ++side) sum += rest[side * n + j];
+        return sum;
     }
 };
 
@@ -356,21 +365,24 @@ template <class S> struct Solver {
         }
         const S difference = abs2(S(xPx + qx + dl)), size = max2(max2(abs2(xPx), abs2(qx)), abs2(dl));
         score = S{};
+        S ratios{};  // their sum: NaN (0/0, inf/inf) where one is, which max2 would lose
         for (int unit = 0; unit < 2; ++unit) {
             const S *v = top[unit], scale = unit ? splat<S>(1.0) : g.unit_gap;
-            score = max2(score, S(v[0] / (eps_abs + eps_rel * max2(max2(v[1], v[2]), v[3]))));
-            score = max2(score, S(v[4] / (eps_abs + eps_rel * max2(v[5], v[6]))));
-            score = max2(score, S(difference * scale / (eps_abs + eps_rel * size * scale)));
+            const S ratio[3] = {v[0] / (eps_abs + eps_rel * max2(max2(v[1], v[2]), v[3])),
+                                v[4] / (eps_abs + eps_rel * max2(v[5], v[6])),
+                                difference * scale / (eps_abs + eps_rel * size * scale)};
+            for (const S &one : ratio) score = max2(score, one), ratios += one;
         }
         primal = top[0][4], dual = top[0][0], gap = difference * g.unit_gap;
-        score = select(finite(check) & finite(difference), score, splat<S>(INF));
+        score = select(finite(check) & finite(difference) & finite(ratios), score, splat<S>(INF));
     }
 
     void start() {
         best = splat<S>(INF), polished = S{}, status = splat<S>(MAX_ITER), iterations = S{};
         stalled = tries = S{};
         for (S &key : tried) key = splat<S>(-1.0);
-        for (int i = 0; i < g.total; ++i) previous[i] = S{};
+        for (int i = 0; i < g.total; ++i) previous[i] = best_s[i] = best_lam[i] = S{};
+        for (int j = 0; j < g.n; ++j) best_x[j] = S{};  // nothing of the group before, should nothing be found
     }
 
     void initial_point() {
@@ -473,6 +485,7 @@ template <class S> struct Solver {
         }
         for (int j = 0; j < g.n; ++j) px[j] = x_[j];
         const Mask ok = g.factorise(w, splat<S>(RHO));
+        Mask moving = !never();
         for (int step = 0; step < POLISH_STEPS; ++step) {
             g.times_P(px, Px), g.transpose(plam, Rl), g.apply(px, Rx);
             for (int i = 0; i < g.total; ++i) {
@@ -483,8 +496,15 @@ template <class S> struct Solver {
             for (int j = 0; j < g.n; ++j) dx[j] = -(dx[j] + Px[j] + g.q[j] + Rl[j]);
             g.solve(dx);
             g.apply(dx, dlam);
-            for (int i = 0; i < g.total; ++i) plam[i] += w[i] * (dlam[i] + t[i]);
-            for (int j = 0; j < g.n; ++j) px[j] += dx[j];
+            for (int i = 0; i < g.total; ++i) {
+                dlam[i] = w[i] * (dlam[i] + t[i]);
+                plam[i] = select(moving, plam[i] + dlam[i], plam[i]);
+            }
+            for (int j = 0; j < g.n; ++j) px[j] = select(moving, px[j] + dx[j], px[j]);
+            if (step == 0) continue;
+            moving = moving & ((largest<S>(dx, g.n) > SETTLED * largest<S>(px, g.n)) |
+                               (largest<S>(dlam, g.total) > SETTLED * largest<S>(plam, g.total)));
+            if (!any(moving)) break;
         }
         g.apply(px, Rx);
         for (int i = 0; i < g.total; ++i) {
@@ -573,8 +593,7 @@ template <class S> struct Solver {
                 const Mask row = g.inequality[i] > 0.0;
                 w[i] = select(row, number(best_lam[i] > best_s[i]), g.present[i]) / DELTA;
             }
-            // The shift is in the regularisation; factorise() may lift it only by round-off.
-            const Mask upwards = g.factorise(w, splat<S>(CURVATURE));
+            const Mask upwards = g.factor_once(w, splat<S>(CURVATURE));
             status = select(doubtful & !upwards, splat<S>(INVALID_INPUT), status);
         }
     }
@@ -836,7 +855,10 @@ template <class S> struct LinearBatch {
             rl[i] = select(row, rl[i] * Sl[i], S{}), ul[i] = S{}, el[i] = rl[i];
             w[i] = select(row, 1.0 / (c[i] + DELTA), S{});
         }
-        const S size = max2(largest<S>(rx, n), largest<S>(rl, total));
+        S nan{};  // or zero, if all of r is finite
+        for (int j = 0; j < n; ++j) nan += 0.0 * rx[j];
+        for (int i = 0; i < total; ++i) nan += 0.0 * rl[i];
+        const S size = max2(largest<S>(rx, n), largest<S>(rl, total)) + nan;
         const Mask ok = g.factorise(w, splat<S>(RHO));
         S error = size;
         for (int step = 0; step < REFINEMENTS; ++step) {
@@ -865,10 +887,10 @@ template <class S> struct LinearBatch {
             const int64_t b = group * L + l;
             if (b >= a.batch) break;
             const double norm = lane(size, l);
-            const bool zero = norm == 0;
-            a.bad[b] = !zero && !(lane(error, l) <= SINGULAR * norm && lane(ok, l));
-            for (int j = 0; j < n; ++j) a.ux[b * n + j] = zero ? 0.0 : lane(S(ux[j] * Sx[j]), l);
-            for (int i = 0; i < total; ++i) a.ul[b * total + i] = zero ? 0.0 : lane(S(ul[i] * Sl[i]), l);
+            const bool known = norm == 0 || norm != norm;  // u = 0 for r = 0, and NaN for NaN, whatever the matrix
+            a.bad[b] = !known && !(lane(error, l) <= SINGULAR * norm && lane(ok, l));
+            for (int j = 0; j < n; ++j) a.ux[b * n + j] = known ? norm : lane(S(ux[j] * Sx[j]), l);
+            for (int i = 0; i < total; ++i) a.ul[b * total + i] = known ? norm : lane(S(ul[i] * Sl[i]), l);
         }
     }
 
