@@ -20,7 +20,7 @@ from robotics.training import TrainingConfig, copy_network, fit
 SCENE = ((2.4, 2.6, 0.5), (-1.6, 3.2, 0.6), (0.6, -2.0, 0.6))
 """Obstacles (x, y, r) [m] between which Duka's arm must pass; all are well inside its workspace."""
 
-_DRAWN = 4  # targets in the figure of the arms: more cannot be told apart
+_DRAWN = 5  # targets in the figure of the arms: more cannot be told apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +55,16 @@ FULL = DemoSize(
     training={
         "mlp": TrainingConfig(epochs=300, batch_size=64, learning_rate=1e-2),
         "mlp-qp-oneshot": _fine_tuning(10, 1920, 500),
-        "mlp-qp": _fine_tuning(8, 1920, 500),
+        "mlp-qp": _fine_tuning(7, 1920, 500),
     },
 )
 QUICK = DemoSize(
     num_samples=3000,
     num_targets=300,
     training={
-        "mlp": TrainingConfig(epochs=100, batch_size=64, learning_rate=1e-2),
+        "mlp": TrainingConfig(epochs=150, batch_size=64, learning_rate=1e-2),
         "mlp-qp-oneshot": _fine_tuning(4, 960, 200),
-        "mlp-qp": _fine_tuning(3, 960, 200),
+        "mlp-qp": _fine_tuning(3, 640, 200),
     },
 )
 
@@ -122,16 +122,17 @@ def draw_figures(
         dataset: The set that the workspace is drawn from.
         models: Models by name.
         histories: For each name the rows of its training.
-        targets: (N, 2) or (N, 3), for the histogram; the first few also for the arms.
+        targets: (N, 2) or (N, 3), for the histogram; a few of them, far apart, also for the arms.
     """
     folder = make_folder(folder)
     arm, circles = dataset.config.arm, Circles.from_json({"circles": dataset.config.circles})
     answers = {name: model.answer(targets, circles).theta for name, model in models.items()}
-    few = {name: theta[:_DRAWN] for name, theta in answers.items()}
+    chosen = _spread(targets[:, :2], min(_DRAWN, len(targets)))
+    few = {name: theta[chosen] for name, theta in answers.items()}
     return [
         plots.plot_workspace(folder / "workspace.png", dataset),
         plots.plot_losses(folder / "losses.png", histories),
-        plots.plot_arms(folder / "arms.png", arm, circles, targets[:_DRAWN], few),
+        plots.plot_arms(folder / "arms.png", arm, circles, targets[chosen], few),
         plots.plot_errors(folder / "errors.png", arm, targets, answers),
     ]
 
@@ -151,3 +152,11 @@ def _train(
         copy_network(model, earlier["mlp"])
     fit(model, dataset, circles, training, folder / name, progress)
     return model
+
+
+def _spread(points: Tensor, num: int) -> list[int]:
+    """Return the indices of points far apart: the first, then always the one farthest from those chosen."""
+    chosen = [0]
+    while len(chosen) < num:
+        chosen.append(int(torch.cdist(points, points[chosen]).amin(-1).argmax()))
+    return chosen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import tolerances as tol
 import torch
 
-from implicit_layers import SolverWarning, SolveStatus, solve_qp
+from implicit_layers import SolveStatus, solve_qp
 from robotics import Circles, PlanarArm
 from robotics.ik_qp import (
     MARGIN,
@@ -555,22 +554,28 @@ def test_the_softened_program_is_feasible_from_anywhere_with_one_slack_for_each_
     assert (step.cumsum(-1).abs() <= TRUST + tol.KKT).all()
 
 
+NOT_YET = pytest.mark.xfail(strict=True, reason="solve_qp: rows of 1e-15 to 1e-12 are still scaled up: MAX_ITER")
+
+
+@pytest.mark.parametrize(
+    "off", [0.0, 1e-16, pytest.param(1e-14, marks=NOT_YET), pytest.param(1e-13, marks=NOT_YET), 1e-9]
+)
 @pytest.mark.parametrize(
     ("theta", "circle"),
     [
         ([math.pi / 2, 0.0, 0.0], [0.0, 4.0, 0.5]),  # straight up, below the circle: slopes are cos(pi/2) = 6e-17
-        ([1.0, -math.pi, 0.5], [-2.0, -2.0, 0.5]),  # folded: the second joint is on the base up to 1e-16
+        ([1.0, -math.pi, 0.5], [-1.5 * math.cos(1), -1.5 * math.sin(1), 0.2]),  # folded: joint 2 on the base
     ],
+    ids=["upright", "folded"],
 )
-def test_rows_that_are_zero_up_to_round_off_do_not_stop_the_arm(theta, circle):
-    arm = PlanarArm(lengths=(1.0, 1.0, 1.0), limits=((-math.pi, math.pi),) * 3)
-    theta = torch.tensor(theta, dtype=torch.float64)
+def test_rows_that_are_almost_zero_do_not_stop_the_arm(theta, circle, off):
+    """An end that moves across the normal of a circle far away: its row says nothing, and must do no harm."""
+    arm = PlanarArm(lengths=(1.0, 1.0, 1.0), limits=((-4.0, 4.0),) * 3)
+    theta = torch.tensor(theta, dtype=torch.float64) + off
     rows = clearance_rows(arm, theta, Circles.from_json({"circles": [circle]}))
+    assert (rows.slope.abs().amax(-1) < 1e-15 + 3 * off).any()
     assert (rows.gap > 0.1).all()
-    problem = build_step(arm, theta, torch.tensor([1.0, 1.0], dtype=torch.float64), rows)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SolverWarning)
-        assert solve_qp(*problem).status == SolveStatus.SOLVED
+    solved(build_step(arm, theta, torch.tensor([1.0, 1.0], dtype=torch.float64), rows))
 
 
 def test_slacks_of_clear_starts_with_a_large_weight_change_nothing(generator):

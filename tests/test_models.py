@@ -724,12 +724,17 @@ def test_gradients_of_the_loss_by_the_parameters_agree_with_finite_differences(n
     assert max(errors) < 1e-4
 
 
-def test_the_loss_of_the_network_is_its_task_error_and_not_that_of_the_joints(generator):
-    targets = DUKA.tip(DUKA.sample(20, generator))
+def test_the_loss_of_the_network_is_its_task_error_and_its_excess_over_the_limits(generator):
+    """And not the error of the joints: a target has many."""
+    targets = DUKA.tip(DUKA.sample(50, generator))
     model = network(DUKA)
-    tips = np_points(DUKA.lengths, model(targets).detach().numpy())[:, -1]
-    expected = np.linalg.norm(tips - targets.numpy(), axis=-1).mean() / DUKA.reach
-    assert model.loss(targets, NO_CIRCLES).item() == pytest.approx(expected, rel=1e-12)
+    with torch.no_grad():
+        model.layers[-1].bias.add_(1.5)
+    theta = model(targets).detach().numpy()
+    error = np.linalg.norm(np_points(DUKA.lengths, theta)[:, -1] - targets.numpy(), axis=-1) / DUKA.reach
+    excess = np.maximum(limit_excess(DUKA, theta), 0)
+    assert (excess > 0).any()
+    assert model.loss(targets, NO_CIRCLES).item() == pytest.approx(error.mean() + excess.mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", MODELS)

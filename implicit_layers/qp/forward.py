@@ -11,6 +11,7 @@ from . import native
 from .interior_point import InteriorPoint, Outcome, solve
 from .kkt import Program, residuals
 from .problem import Rows
+from .refine import refine_unreached
 from .scaling import Scaling, equilibrate, max_abs
 from .solution import StackedSolution
 
@@ -69,6 +70,7 @@ def solve_stacked(
         )
         if asymmetric:
             _check_symmetry(P[P.isfinite().all(-1).all(-1)] if P.ndim == 3 else P)
+        outputs = _refined(outputs, P, q, C, d, rows, options)
         outputs = StackedSolution(*(v.to(dtype) if v.is_floating_point() else v for v in outputs))
         return _judged(outputs, d, rows, strict)
     invalid = _invalid(P, q, C, d, rows).expand(batch)
@@ -79,8 +81,18 @@ def solve_stacked(
     program = build_program(P, q, C, d, rows, batch)
     outcome = solve(program, options, _warm(program, warm) if warm else None)
     invalid = invalid | (outcome.status == SolveStatus.INVALID_INPUT)
-    outputs = _report(program, outcome, (P, q, C, d), invalid, dtype)
+    outputs = _refined(_report(program, outcome, (P, q, C, d), invalid), P, q, C, d, rows, options)
+    outputs = StackedSolution(*(v.to(dtype) if v.is_floating_point() else v for v in outputs))
     return _judged(outputs, given_d, rows, strict)
+
+
+def _refined(
+    outputs: StackedSolution, P: Tensor, q: Tensor, C: Tensor, d: Tensor, rows: Rows, options: InteriorPoint
+) -> StackedSolution:
+    # On a GPU there is no extended precision, and a look at the residuals would stop the stream.
+    if q.device.type != "cpu":
+        return outputs
+    return refine_unreached(outputs, P, q, C, d, rows, options.eps_abs, options.eps_rel)
 
 
 def _judged(outputs: StackedSolution, d: Tensor, rows: Rows, strict: bool) -> StackedSolution:
@@ -134,9 +146,7 @@ def _warm(program: Program, warm: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, T
     return x, lam, active
 
 
-def _report(
-    program: Program, outcome: Outcome, data: tuple[Tensor, ...], invalid: Tensor, dtype: torch.dtype
-) -> StackedSolution:
+def _report(program: Program, outcome: Outcome, data: tuple[Tensor, ...], invalid: Tensor) -> StackedSolution:
     """Unscale, and measure the residuals of what is returned on the data as given."""
     D, E, k = program.scaling
     inequality, rows = program.inequality, program.rows
@@ -158,8 +168,8 @@ def _report(
     res = residuals(unscaled, x, s, lam, 1.0, 0.0)
     s = torch.where(program.present > 0, s, torch.inf)
     nan = invalid.unsqueeze(-1)
-    x, lam, s = (torch.where(nan, torch.nan, v).to(dtype) for v in (x, lam, s))
-    measures = (torch.where(invalid, torch.nan, v).to(dtype) for v in (res.primal, res.dual, res.gap))
+    x, lam, s = (torch.where(nan, torch.nan, v) for v in (x, lam, s))
+    measures = (torch.where(invalid, torch.nan, v) for v in (res.primal, res.dual, res.gap))
     return StackedSolution(x, lam, s, active, touching, solved, status, outcome.iterations, *measures)
 
 
