@@ -2,6 +2,7 @@
 
 Both run the same interior point method on the same batch and differentiate `v'x` with a fixed random v in P, q, G,
 h, A and b. Implicit stops at convergence (`max_iter=k` is only a cap); Unrolled puts k iterations on autograd's tape.
+Both use the solver in plain torch, since the compiled core cannot be unrolled and would flatter Implicit.
 
 - *Time*: forward and backward; median of rounds in which every (method, k) runs once, in random order.
 - *Peak memory*: each (method, k) in a process of its own. It builds the problem, warms up on a batch of one with two
@@ -114,7 +115,7 @@ def differentiate(method: Method, k: int, known: Known) -> tuple[list[Tensor], f
         implicit = method == "implicit"
         solution = solve_qp(
             *problem,
-            solver=InteriorPoint(max_iter=k if implicit else 100),
+            solver=InteriorPoint(max_iter=k if implicit else 100, core="torch"),
             differentiate=Implicit() if implicit else Unrolled(iterations=k),
         )
         share = float((solution.status == SolveStatus.SOLVED).double().mean())

@@ -107,7 +107,7 @@ def plot_arms(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor, 
     panels[0].plot([], [], label="safe arm", color="black", **_SAFE)
     panels[0].plot([], [], label="arm that collides or is beyond a limit", color="black", **_UNSAFE)
     figure.suptitle(f"Answers to the same {len(targets)} targets")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3 if len(answers) > 1 else 1, frameon=False)
     return _save(figure, path)
 
 
@@ -123,9 +123,9 @@ def plot_errors(
         answers: For each model its joint angles (N, n) [rad], NaN where there is no answer.
         tolerance: Marked in the figure [share of reach].
     """
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    bins = np.geomspace(_LEAST_ERROR, _LARGEST_ERROR, 3 * 17 + 1)  # three in a decade
+    bins: list[float] = np.geomspace(_LEAST_ERROR, _LARGEST_ERROR, 3 * 17 + 1).tolist()  # three in a decade
     for i, (name, theta) in enumerate(answers.items()):
         errors = tip_errors(arm, theta, targets)
         answered = errors[errors.isfinite()]
@@ -143,7 +143,7 @@ def plot_errors(
         title=f"Tip errors on {len(targets)} held-out targets",
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _save(figure, path)
 
 

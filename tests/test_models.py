@@ -519,6 +519,16 @@ def test_forward_stays_inside_the_limits_from_any_start(mode, generator):
 
 
 @pytest.mark.parametrize("mode", ["one-shot", "sequential"])
+def test_starts_beyond_the_limits_are_moved_to_the_limits_first(mode, generator):
+    start = DUKA.sample(50, generator) + torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    inside = start.clamp(*DUKA.limits_tensor(start))
+    targets, scene = DUKA.tip(DUKA.sample(50, generator)), random_scenes(DUKA, 50, generator)
+    found, expected = (MLPQP(Start(DUKA, theta), mode)(targets, scene) for theta in (start, inside))
+    assert (start != inside).any()
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("mode", ["one-shot", "sequential"])
 def test_batched_scenes_agree_with_each_target_alone(mode, generator):
     arm = PlanarArm.unit(3)
     targets, scene = arm.tip(arm.sample(8, generator)), random_scenes(arm, 8, generator)
