@@ -4,7 +4,8 @@ Both run the same interior point method on the same batch and differentiate `v'x
 h, A and b. Implicit stops at convergence (`max_iter=k` is only a cap); Unrolled puts k iterations on autograd's tape.
 Both use the solver in plain torch, since the compiled core cannot be unrolled and would flatter Implicit.
 
-- *Time*: forward and backward; median of rounds in which every (method, k) runs once, in random order.
+- *Time*: CPU time of forward and backward on one thread; median of rounds in which every (method, k) runs once, in
+  random order.
 - *Peak memory*: each (method, k) in a process of its own. It builds the problem, warms up on a batch of one with two
   iterations (libraries loaded, buffers made), reads the high-water mark of its resident memory (VmHWM), runs
   forward and backward once at full size, and reads it again: the difference is what the call added at its peak,
@@ -155,7 +156,7 @@ def describe(rows: Sequence[Row], size: Size) -> str:
         )  # fmt: skip
     header = ["iterations", "implicit ms", "unrolled ms", "implicit MiB", "unrolled MiB"]
     header += ["implicit error", "unrolled error", "implicit solved"]
-    title = f"n = {size.n}, m = {size.m}, p = {size.p}, batch = {size.batch}, float64, one thread; forward + backward"
+    title = f"n = {size.n}, m = {size.m}, p = {size.p}, batch = {size.batch}, float64; CPU time on one thread, forward + backward"
     return f"{title}\n\n{markdown_table(header, lines)}\n"
 
 
@@ -164,7 +165,7 @@ def plot(rows: Sequence[Row], size: Size, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels: list[tuple[str, str]] = [
-        ("milliseconds", "time of forward + backward [ms]"),
+        ("milliseconds", "CPU time of forward + backward [ms]"),
         ("peak_mib", "peak memory of the call [MiB]"),
         ("gradient_error", "relative error of the gradient"),
     ]

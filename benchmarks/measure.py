@@ -21,18 +21,19 @@ Key = TypeVar("Key", bound=Hashable)
 def interleaved_medians(functions: Mapping[Key, Callable[[], object]], repeats: int) -> dict[Key, float]:
     """Time functions against each other: every round calls each of them once, in a new order.
 
-    A slow spell of the machine then falls on all of them alike, and the median drops it.
+    A slow spell of the machine then falls on all of them alike, and the median drops it. What counts is the CPU
+    time of the process: with one thread that is the wall time of a machine that nobody else uses.
 
     Returns:
-        The median wall time of each function [s].
+        The median CPU time of each function [s].
     """
     times: dict[Key, list[float]] = {key: [] for key in functions}
     order = random.Random(0)
     for _ in range(repeats):
         for key in order.sample(list(functions), len(functions)):
-            start = time.perf_counter()
+            start = time.process_time()
             functions[key]()
-            times[key].append(time.perf_counter() - start)
+            times[key].append(time.process_time() - start)
     return {key: statistics.median(values) for key, values in times.items()}
 
 

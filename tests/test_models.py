@@ -378,6 +378,23 @@ def test_verdicts_agree_with_the_independent_checker_whatever_made_the_posture(g
     assert set(expected) == set(IKStatus)
 
 
+@pytest.mark.parametrize(
+    ("off", "expected"),
+    [
+        (0.0, IKStatus.SOLVED),
+        (0.0009, IKStatus.SOLVED),
+        (0.002, IKStatus.NOT_REACHED),
+        (-0.002, IKStatus.NOT_REACHED),
+        (2 * math.pi, IKStatus.SOLVED),
+        (math.pi, IKStatus.NOT_REACHED),
+    ],
+)
+def test_a_pose_is_reached_when_its_orientation_is_too(off, expected):
+    theta = f64([[0.4, -0.3, 0.2]])
+    targets = DUKA.pose(theta) + f64([0.0, 0.0, off])
+    assert check_answer(DUKA, theta, targets, NO_CIRCLES, TOLERANCE).status.tolist() == [expected]
+
+
 def test_every_status_says_in_one_line_what_it_means():
     advice = [status.advice for status in IKStatus]
     assert len(set(advice)) == len(IKStatus)
@@ -677,6 +694,37 @@ def test_gradients_of_a_whole_forward_agree_with_finite_differences(mode, what, 
     assert kinks <= 5
     assert np.quantile(errors, 0.95) < 1e-5
     assert max(errors) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("free space", "start"),
+        ("free space", "targets"),
+        ("inside a circle", "start"),
+        ("inside a circle", "targets"),
+        ("inside a circle", "centers"),
+    ],
+)
+def test_gradients_also_pass_through_free_space_and_through_the_escape(where, what, generator):
+    arm, theta = PlanarArm.unit(4), PlanarArm.unit(4).sample(2000, generator)
+    scene = random_scenes(arm, 2000, generator, k=1)
+    depth = -clearances(arm, theta.numpy(), scene)
+    keep = np.nonzero((depth > 0.01) & (depth < 0.2) if where == "inside a circle" else depth < -0.5)[0][:20]
+    targets = arm.tip(theta) + 0.3 * torch.randn(2000, 2, generator=generator, dtype=torch.float64)
+    data = {"start": theta[keep], "targets": targets[keep], "centers": scene.centers[keep]}
+
+    def forward(value):
+        given = {**data, what: value}
+        circles = NO_CIRCLES if where == "free space" else Circles(given["centers"], scene.radii[keep])
+        return weighted(MLPQP(Start(arm, given["start"]), layers=2)(given["targets"], circles))
+
+    direction = torch.randn(data[what].shape, generator=generator, dtype=torch.float64)
+    errors, kinks = agreement(forward, data[what], direction)
+    assert len(keep) >= 10
+    assert kinks <= 5
+    # An escape may end with a row whose multiplier is 1e-9, where the curvature is 1e-8: active or not, by round-off.
+    assert np.quantile(errors, 0.85) < 1e-3
 
 
 def test_a_detached_witness_would_be_seen(monkeypatch, generator):

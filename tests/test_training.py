@@ -78,11 +78,19 @@ def test_a_network_learns_an_arm_with_one_answer_for_each_target():
 
 def test_afterwards_the_model_holds_the_weights_of_the_least_validation_loss(tmp_path):
     model = new_model()
-    rows = train(model, tmp_path, epochs=12, learning_rate=0.3)
-    losses = [row["val_loss"] for row in rows]
-    assert losses[-1] > min(losses)  # so the last weights are not the best
-    assert validation_loss(model) == pytest.approx(min(losses), rel=1e-12)
-    assert same(weights(load_run(tmp_path)[0]), weights(model))
+    loss, script, seen = model.loss, iter([9.0, 8.0, 3.0, 5.0, 4.0]), []
+
+    def scripted(targets, circles):
+        if torch.is_grad_enabled():
+            return loss(targets, circles)
+        seen.append(weights(model))
+        return torch.tensor(next(script))
+
+    model.loss = scripted
+    rows = train(model, tmp_path, batch_size=300)  # one call for a validation
+    assert [row["val_loss"] for row in rows] == [8.0, 3.0, 5.0, 4.0]
+    assert same(weights(model), seen[2])
+    assert same(weights(load_run(tmp_path)[0]), seen[2])
 
 
 def test_training_never_makes_a_model_worse(tmp_path):

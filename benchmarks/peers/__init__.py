@@ -1,7 +1,7 @@
 """One adapter per solver: a `RangeQP` in, an `Answer` out, at the accuracy asked for.
 
-Every adapter uses its solver's best documented interface for such problems and times set-up and solve together,
-without the conversion of formats. `eps` is an absolute tolerance; relative ones are zero.
+Every adapter uses its solver's best documented interface for such problems and measures the CPU time of set-up and
+solve together, without the conversion of formats. `eps` is an absolute tolerance; relative ones are zero.
 """
 
 from __future__ import annotations

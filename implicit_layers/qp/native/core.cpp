@@ -218,9 +218,9 @@ template <class S> struct Program {
         for (int i = 0; i < k; ++i) E[i] = splat<S>(1.0);
         S *column = scratch_n, *row = scratch_total, *kept = unit_primal;
         // Rows of round-off size say nothing, and scaling would blow them up: they stay as they are.
-        const S floor = NEGLIGIBLE * largest(C.data, k * ld);
-        for (int i = 0; i < k; ++i)
-            kept[i] = select(largest(C.data + (size_t)i * ld, n) > floor, splat<S>(1.0), S{});
+        S top_row{};
+        for (int i = 0; i < k; ++i) kept[i] = largest(C.data + (size_t)i * ld, n), top_row = max2(top_row, kept[i]);
+        for (int i = 0; i < k; ++i) kept[i] = select(kept[i] > NEGLIGIBLE * top_row, splat<S>(1.0), S{});
         for (int sweep = 0; sweep < SWEEPS; ++sweep) {
             for (int j = 0; j < n; ++j) {
                 S top{};
@@ -759,6 +759,8 @@ template <class S> struct Batch {
         }
     }
 
+    static double size(double residual) { return finite(residual) ? std::fabs(residual) : INF; }
+
     // Unscale, and measure the residuals of what is returned on the data as given.
     void write(int64_t b, int l) {
         const double *P = a.P + b * a.stride_P, *q = a.q + b * a.stride_q;
@@ -803,7 +805,7 @@ template <class S> struct Batch {
             }
             const bool equality = i >= g.m && i < g.k;
             s[i] = equality ? 0.0 : max2(d[i] - Rx, 0.0);
-            primal = max2(primal, std::fabs(Rx + s[i] - d[i]));
+            primal = max2(primal, size(Rx + s[i] - d[i]));
             gap += d[i] * lam[i];
         }
         double *r = reinterpret_cast<double *>(g.scratch_n.data);
@@ -817,10 +819,13 @@ template <class S> struct Batch {
         for (int i = 0; i < n; ++i) {
             double Px = 0;
             for (int j = 0; j < n; ++j) Px += 0.5 * (P[(size_t)i * n + j] + P[(size_t)j * n + i]) * x[j];
-            dual = max2(dual, std::fabs(Px + r[i]));
+            dual = max2(dual, size(Px + r[i]));
             xPx += x[i] * Px, qx += q[i] * x[i];
         }
-        a.primal[b] = primal, a.dual[b] = dual, a.gap[b] = std::fabs(xPx + qx + gap);
+        gap = size(xPx + qx + gap);
+        a.primal[b] = primal, a.dual[b] = dual, a.gap[b] = gap;
+        // The caller's units may overflow where the scaled ones did not: what cannot be measured is not solved.
+        if (status == SOLVED && max2(max2(primal, dual), gap) == INF) a.status[b] = NUMERICAL_ERROR;
     }
 };
 
