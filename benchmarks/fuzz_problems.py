@@ -168,6 +168,17 @@ def _repeated(draw: Draw, noise: float) -> Case:
     return _case(QPProblem(P, q, G, h, A, b, lb, ub))
 
 
+def _fixed(draw: Draw) -> Case:
+    """Bounds that meet, at one entry in three or at all of them, with rows or without: no interior."""
+    problem, x = with_optimum(draw, rank=draw.integer(0, draw.n))
+    lb, ub = problem.lb, problem.ub
+    assert lb is not None
+    assert ub is not None
+    fixed = draw.flag(draw.n, share=1.0 if draw.integer(0, 1) else 0.3)
+    problem = problem._replace(lb=torch.where(fixed, x, lb), ub=torch.where(fixed, x, ub))
+    return _case(_without(problem, "G", "h", "A", "b") if draw.integer(0, 1) and bool(fixed.all()) else problem)
+
+
 def _pairs(draw: Draw) -> Case:
     P, q, G, h, A, b, lb, ub = solvable(draw)
     assert G is not None
@@ -244,6 +255,7 @@ CLASSES: dict[str, Callable[[Draw], Case]] = {
     "duplicated rows": lambda draw: _repeated(draw, 0.0),
     "nearly dependent": lambda draw: _repeated(draw, 10.0 ** -draw.integer(5, 12)),
     "equality as pairs": _pairs,
+    "fixed variables": _fixed,
     "rows scaled": lambda draw: _in_units(draw, rows=6),
     "columns scaled": lambda draw: _in_units(draw, columns=6),
     "cost scaled": lambda draw: _in_units(draw, cost=6),

@@ -156,7 +156,8 @@ def describe(rows: Sequence[Row], size: Size) -> str:
         )  # fmt: skip
     header = ["iterations", "implicit ms", "unrolled ms", "implicit MiB", "unrolled MiB"]
     header += ["implicit error", "unrolled error", "implicit solved"]
-    title = f"n = {size.n}, m = {size.m}, p = {size.p}, batch = {size.batch}, float64; CPU time on one thread, forward + backward"
+    title = f"n = {size.n}, m = {size.m}, p = {size.p}, batch = {size.batch}, float64; "
+    title += "CPU time on one thread, forward + backward"
     return f"{title}\n\n{markdown_table(header, lines)}\n"
 
 

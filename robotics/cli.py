@@ -254,6 +254,8 @@ def _test_targets(dataset: IKDataset, num: int | None, seed: int) -> Tensor:
 def _check_arm(path: Path, found: PlanarArm, expected: PlanarArm, run: Path) -> None:
     for field in fields(PlanarArm):
         here, there = getattr(found, field.name), getattr(expected, field.name)
+        if field.name == "link_radius" and here == 0:
+            continue  # a scene that says nothing of it means the run's
         if here != there:
             raise FileError(f"{path}: expected the arm of {run} with {field.name} {there}, found {here}")
 

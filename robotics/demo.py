@@ -42,20 +42,20 @@ def _fine_tuning(epochs: int, epoch_samples: int, validation_samples: int) -> Tr
     return TrainingConfig(
         epochs=epochs,
         batch_size=64,
-        learning_rate=1e-3,
+        learning_rate=5e-3,
         epoch_samples=epoch_samples,
         validation_samples=validation_samples,
     )
 
 
-# Sizes that keep the time without the compiled core: most of it goes into the steps of mlp-qp.
+# Most of the time goes into the steps of mlp-qp, which take ten times as long without the compiled core.
 FULL = DemoSize(
     num_samples=8000,
     num_targets=1000,
     training={
         "mlp": TrainingConfig(epochs=300, batch_size=64, learning_rate=1e-2),
-        "mlp-qp-oneshot": _fine_tuning(10, 1920, 500),
-        "mlp-qp": _fine_tuning(7, 1920, 500),
+        "mlp-qp-oneshot": _fine_tuning(15, 1920, 500),
+        "mlp-qp": _fine_tuning(15, 5600, 500),
     },
 )
 QUICK = DemoSize(

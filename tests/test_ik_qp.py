@@ -554,12 +554,7 @@ def test_the_softened_program_is_feasible_from_anywhere_with_one_slack_for_each_
     assert (step.cumsum(-1).abs() <= TRUST + tol.KKT).all()
 
 
-NOT_YET = pytest.mark.xfail(strict=True, reason="solve_qp: rows of 1e-15 to 1e-12 are still scaled up: MAX_ITER")
-
-
-@pytest.mark.parametrize(
-    "off", [0.0, 1e-16, pytest.param(1e-14, marks=NOT_YET), pytest.param(1e-13, marks=NOT_YET), 1e-9]
-)
+@pytest.mark.parametrize("off", [0.0, 1e-16, 1e-14, 1e-13, 1e-9])
 @pytest.mark.parametrize(
     ("theta", "circle"),
     [

@@ -569,6 +569,7 @@ def test_any_number_anywhere_ends_in_a_status_and_leaves_its_neighbours_alone(na
                 assert found.lam[2].isfinite().all()
                 assert found.primal_residual[2].isfinite()
                 assert found.dual_residual[2].isfinite()
+                assert found.duality_gap[2].isfinite()
             elif status == SolveStatus.INVALID_INPUT:
                 assert found.x[2].isnan().all()
 

@@ -17,6 +17,8 @@ from .solution import StackedSolution
 
 ASYMMETRY = 1e-5  # of the largest entry: round-off of float32 data, in whatever dtype it arrives
 WARM = 1e-5  # share of the largest multiplier that makes a row of a warm start active
+FAR = 1e6  # largest right-hand side of a tiny row, scaled
+TINY_ROW = 2e-12  # of the largest entry of all rows
 WEAK = 1e-9  # scaled slack below which a row counts as touched
 
 
@@ -26,8 +28,9 @@ def build_program(P: Tensor, q: Tensor, C: Tensor, d: Tensor, rows: Rows, batch:
     q, d = (v if v.ndim == 2 else v.unsqueeze(0) for v in (q, d))
     P = 0.5 * (P + P.mT)
     scaling = equilibrate(P.detach(), C.detach(), rows, q.detach())
-    D, E, k = scaling
     present = d.isfinite()
+    scaling = scaling._replace(E=_without_far_rows(scaling.E, C.detach(), d.detach()))
+    D, E, k = scaling
     inequality = present & ~rows.equality(d.device)
     C = C * E[:, : C.shape[-2]].unsqueeze(-1) * D.unsqueeze(-2) * present[:, : C.shape[-2]].unsqueeze(-1)
     P = P * (k * D).unsqueeze(-1) * D.unsqueeze(-2)
@@ -41,6 +44,19 @@ def build_program(P: Tensor, q: Tensor, C: Tensor, d: Tensor, rows: Rows, batch:
     return Program(
         spread(P), spread(q * k * D), spread(C), spread(d), present.to(d.dtype), spread(inequality), scaling, rows
     )
+
+
+def _without_far_rows(E: Tensor, C: Tensor, d: Tensor) -> Tensor:
+    """Cap the scale of rows that are tiny beside the others, and far from every point of interest.
+
+    Scaled to unit size, the slack of such a row would drown those of the others.
+    """
+    k = C.shape[-2]
+    size = max_abs(C)
+    limit = FAR / torch.where(d.isfinite(), d.abs(), 0.0)[:, :k]
+    tiny = (size > 0) & (size <= TINY_ROW * max_abs(size).unsqueeze(-1))
+    capped = torch.where(tiny & (limit < E[:, :k]), limit, E[:, :k])
+    return torch.cat([capped, E[:, k:].expand(capped.shape[0], -1)], -1)
 
 
 def solve_stacked(

@@ -27,7 +27,7 @@ constexpr double TINY = std::numeric_limits<double>::min();
 // Constants of the Python files; tests/test_native.py holds them together.
 constexpr int SWEEPS = 4, POLISH_TRIES = 4, POLISH_STEPS = 10, STALL = 15, REFINEMENTS = 5;
 constexpr double RHO = 1e-8, DELTA = 1e-8, CERTIFICATE = 1e-8, CURVATURE = 1e-6, WEAK = 1e-9, SINGULAR = 1e-7;
-constexpr double PRODUCT = 1e-16, ASYMMETRY = 1e-5, WARM = 1e-5, SETTLED = 1e-11, NEGLIGIBLE = 1e-15;
+constexpr double PRODUCT = 1e-16, ASYMMETRY = 1e-5, WARM = 1e-5, SETTLED = 1e-11, NEGLIGIBLE = 1e-15, FAR = 1e6, TINY_ROW = 2e-12;
 
 enum Status { SOLVED, MAX_ITER, PRIMAL_INFEASIBLE, DUAL_INFEASIBLE, NUMERICAL_ERROR, INVALID_INPUT };
 
@@ -691,6 +691,12 @@ template <class S> struct Batch {
     void run(int64_t group) {
         for (int l = 0; l < L; ++l) read(element(group, l), l);
         g.equilibrate(true);
+        // Scaled to unit size, the slack of a tiny row far from every point of interest would drown the others'.
+        const S tiny = TINY_ROW * largest(g.C.data, g.k * g.ld);
+        for (int i = 0; i < g.k; ++i) {
+            const S limit = FAR / abs2(g.d[i]), size = largest(g.C.data + (size_t)i * g.ld, g.n);
+            g.E[i] = select((size > 0.0) & (size <= tiny) & (limit < g.E[i]), limit, g.E[i]);
+        }
         g.scale_matrices(g.kappa);
         for (int j = 0; j < g.n; ++j) {
             g.q[j] *= g.kappa * g.D[j];
