@@ -25,7 +25,7 @@ import torch
 from problems import INF, Known, Problem, known_optimum
 
 from implicit_layers import InteriorPoint, ProblemError, SolverWarning, SolveStatus, solve_qp
-from implicit_layers.qp import forward, interior_point, linear_system, native, polish, scaling
+from implicit_layers.qp import forward, interior_point, kkt, linear_system, native, polish, scaling
 from implicit_layers.qp.forward import solve_stacked
 from implicit_layers.qp.problem import QPProblem, Rows, stack
 from implicit_layers.qp.solution import StackedSolution
@@ -33,8 +33,9 @@ from implicit_layers.qp.solution import StackedSolution
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "implicit_layers" / "qp" / "native" / "core.cpp"
 
-ROUND_OFF = 1e-10
-"""Relative to the largest entry: two orders of the same sums, amplified by a condition below 1e4."""
+ROUND_OFF = 1e-9
+"""Relative to the largest entry: the same sums in two orders end the polish at steps of 1e-11, times a condition
+below 100 (measured: 1e-12 for x, 1e-10 for multipliers)."""
 
 GRADIENT = 1e-8
 """The same for gradients: the two systems are refined separately."""
@@ -304,7 +305,7 @@ def source_constants() -> dict[str, float]:
 def test_the_constants_of_the_compiled_core_are_those_of_the_python_files():
     found = source_constants()
     assert len(found) >= 14
-    modules = (forward, interior_point, linear_system, polish, scaling)
+    modules = (forward, interior_point, kkt, linear_system, polish, scaling)
     product = re.search(r"delta = (\S+) / rho", inspect.getsource(interior_point.newton_step))
     assert product
     known = {"PRODUCT": float(product[1])}
@@ -409,7 +410,7 @@ class Counting:
 
 @needs_core
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 9, 54])
-@pytest.mark.parametrize("n", [3, 90])
+@pytest.mark.parametrize("n", [30, 90])
 def test_an_answer_does_not_depend_on_the_slices_to_the_last_bit(n, batch, seed, monkeypatch):
     problem = problems.element(mixed_bag(seed, n), torch.arange(batch) % 9)
     whole = answer(problem)
@@ -417,7 +418,7 @@ def test_an_answer_does_not_depend_on_the_slices_to_the_last_bit(n, batch, seed,
     monkeypatch.setattr(native, "_library", lambda: counting)
     monkeypatch.setattr(native, "SLICE_FLOPS", 1.0)
     assert identical(answer(problem), whole)
-    assert counting.calls == math.ceil(batch / (4 if n == 3 and batch > 2 else 1))
+    assert counting.calls == math.ceil(batch / (4 if n == 30 and batch > 2 else 1))
 
 
 @needs_core
@@ -478,6 +479,18 @@ def test_any_memory_layout_is_read_as_what_it_holds(memory, n, layout, seed, fix
     arranged = problems.mapped(problem, MEMORY[memory])
     plain = problems.mapped(arranged, lambda v: v.detach().resolve_neg().clone(memory_format=torch.contiguous_format))
     assert identical(answer(arranged), answer(plain))
+
+
+@needs_core
+def test_a_number_negated_lazily_keeps_its_sign():
+    # One entry is contiguous whatever its stride, so that nothing need be copied.
+    q = torch.complex(*torch.tensor([[0.0], [1.0]], dtype=torch.float64)).conj().imag
+    assert q.is_neg()
+    assert q.is_contiguous()
+    P = torch.eye(1, dtype=torch.float64)
+    assert answer(Problem(P, q)).x.item() == 1.0
+    (ux, *_) = native.solve_linear((P, P[:0], q[:0], q, q[:0]), Rows(1, 0, 0, False, False), 1)
+    assert difference(ux, -torch.ones(1, 1, dtype=torch.float64)) <= ROUND_OFF
 
 
 @needs_core

@@ -24,12 +24,14 @@ from torch import Tensor
 from ..errors import ProblemError
 from ..status import SolveStatus
 from . import native
-from .kkt import Program, Residuals, infeasibility, residuals
-from .polish import DELTA, factorise, polish, solve_factor
+from .kkt import Program, Residuals, descent, farkas, residuals
+from .polish import DELTA, factorise, polish, project_certificate, solve_factor
 from .scaling import max_abs
 
 POLISH_TRIES = 4
 CERTIFICATE = 1e-8
+RUNAWAY = 1e-6  # step over iterate: less is round-off in the differences
+SUSPECT = 1e-4  # a certificate this good is worth a factorisation to make it exact
 CURVATURE = 1e-6  # negative curvature of the scaled P that may still be round-off of float32 data
 STALL = 15  # iterations without a better iterate before giving up
 
@@ -246,6 +248,8 @@ class _Run:
         if not count:
             return
         self.point = initial_point(self.program)
+        zero, none = torch.zeros_like(self.program.q), torch.zeros_like(self.program.d)
+        self.origin = (zero, zero, none)  # x, Px and Rx before the last step
         self.active = torch.zeros(count, total, dtype=torch.bool, device=self.index.device)
         self.tried = torch.full((count, POLISH_TRIES), -1, device=self.index.device)  # no fingerprint is negative
         self.tries = torch.zeros(count, dtype=torch.int64, device=self.index.device)
@@ -260,9 +264,8 @@ class _Run:
         self.stalled = torch.where(better, 0, self.stalled + 1)
         solved = score <= 1
         broken = ~res.score.isfinite()
-        primal, dual = infeasibility(program, point.x, point.lam, res, CERTIFICATE)
+        primal, dual = self._certify(res, ~(broken | solved))
         self.status[self.index[broken]] = SolveStatus.NUMERICAL_ERROR
-        self._certify(primal & ~(broken | solved), dual & ~(broken | solved))
         self.status[self.index[solved]] = SolveStatus.SOLVED
         over = self.stalled >= STALL
         finished = solved | broken | primal | dual | over
@@ -272,14 +275,37 @@ class _Run:
             self.index = self.index[:0]
             return
         self.iterations[self.index] += 1
+        self.origin = (self.point.x, res.Px, res.Rx)
         self.point = newton_step(self.program, self.point, res)
 
-    def _certify(self, primal: Tensor, dual: Tensor) -> None:
-        """Keep the certificates as the answer: multipliers that no point satisfies, or a ray of descent."""
-        where = self.index[primal]
-        self.lam[where], self.status[where] = self.point.lam[primal], SolveStatus.PRIMAL_INFEASIBLE
-        where = self.index[dual]
-        self.x[where], self.status[where] = self.point.x[dual], SolveStatus.DUAL_INFEASIBLE
+    def _certify(self, res: Residuals, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Look for certificates, and keep them as the answer: multipliers, or a ray."""
+        program, index = self.program, self.index
+        none = torch.zeros_like(where)
+        if not where.any():
+            return none, none
+        lam, Rl = self._suspect(res, where)
+        primal = where & farkas(program, lam, Rl, CERTIFICATE)
+        # Once x runs away, every step adds the same ray: the step shows it, free of what it is added to. A step
+        # that is small beside x is no runaway, and round-off in the differences.
+        x, Px, Rx = (v - old for v, old in zip((self.point.x, res.Px, res.Rx), self.origin, strict=True))
+        runaway = max_abs(x) >= RUNAWAY * max_abs(self.point.x)
+        dual = where & runaway & descent(program, x, Px, Rx, CERTIFICATE)
+        self.lam[index[primal]], self.status[index[primal]] = lam[primal], int(SolveStatus.PRIMAL_INFEASIBLE)
+        self.x[index[dual]], self.status[index[dual]] = x[dual], int(SolveStatus.DUAL_INFEASIBLE)
+        return primal, dual
+
+    def _suspect(self, res: Residuals, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Return lam and R'lam; where lam runs away, projected onto the certificate that it may hide."""
+        program, lam = self.program, self.point.lam
+        value = (program.d * lam).sum(-1)
+        chosen = (where & (value < 0) & (max_abs(res.Rl) <= SUSPECT * -value)).nonzero().squeeze(-1)
+        if not chosen.numel():
+            return lam, res.Rl
+        part = program.select(chosen)
+        lam, Rl, certificate = lam.clone(), res.Rl.clone(), project_certificate(part, lam[chosen])
+        lam[chosen], Rl[chosen] = certificate, part.rows.transpose(part.C, certificate)
+        return lam, Rl
 
     def _polish(self, final: Tensor, skip: Tensor) -> Tensor:
         """Try the polish where the active set has settled; return which elements it solved."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from .problem import Rows
 from .scaling import Scaling, max_abs
 
+ROUND_OFF = 1e-10  # of the terms of an inner product: less says nothing about its sign
+
 
 class Program(NamedTuple):
     """A batch of programs `min 1/2 x'Px + q'x  s.t.  R x + s = d, s >= 0 on inequality rows`, already scaled.
@@ -87,21 +89,27 @@ def _largest(unit: Tensor | float, *terms: Tensor) -> Tensor:
     return reduce(torch.maximum, (max_abs(term * unit) for term in terms))
 
 
-def infeasibility(program: Program, x: Tensor, lam: Tensor, res: Residuals, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Check the certificates of primal and of dual infeasibility that an iterate may hold.
+def farkas(program: Program, lam: Tensor, Rl: Tensor, tolerance: float) -> Tensor:
+    """Return `(B,)` where lam proves that no x has Rx <= d: `R'lam = 0`, `d'lam < 0`, lam >= 0 on inequality rows.
 
-    Primal: `lam >= 0` on inequality rows with `R'lam = 0` and `d'lam < 0` (Farkas): no x has Rx <= d.
-    Dual: a ray x with `Px = 0, q'x < 0` and `Rx <= 0` (`= 0` on equality rows): the cost falls without bound.
-    Zero means at most `tolerance` times the inner product, in scaled units.
-
-    Returns:
-        Two boolean tensors `(B,)`.
+    Zero means at most `tolerance` times the inner product over the size of d, in scaled units.
     """
-    dl = (program.d * lam).sum(-1)
-    primal = (dl < 0) & (max_abs(res.Rl) <= tolerance * -dl)
-    qx = (program.q * x).sum(-1)
-    ray = torch.where(program.inequality, res.Rx.clamp(min=0), res.Rx)
-    bound = tolerance * -qx
-    # A ray is a direction: x itself must dwarf its residuals, which the strict inequality ensures.
-    dual = (qx < 0) & (max_abs(res.Px) <= bound) & (max_abs(ray) <= bound)
-    return primal, dual
+    negative, small = _negative(program.d, lam, tolerance)
+    return negative & (max_abs(Rl) <= small)
+
+
+def descent(program: Program, x: Tensor, Px: Tensor, Rx: Tensor, tolerance: float) -> Tensor:
+    """Return `(B,)` where x is a ray of unbounded descent: `Px = 0`, `q'x < 0`, `Rx <= 0` (`= 0` on equality rows).
+
+    Zero means at most `tolerance` times the inner product over the size of q, in scaled units.
+    """
+    negative, small = _negative(program.q, x, tolerance)
+    outward = torch.where(program.inequality, Rx.clamp(min=0), Rx)
+    return negative & (max_abs(Px) <= small) & (max_abs(outward) <= small)
+
+
+def _negative(v: Tensor, w: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Return whether v'w < 0 beyond its round-off, and the tolerance that follows from it."""
+    terms = v * w
+    value = terms.sum(-1)
+    return value < -ROUND_OFF * terms.abs().sum(-1), tolerance * -value / max_abs(v).clamp(min=1)

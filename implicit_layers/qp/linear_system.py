@@ -64,6 +64,7 @@ def _solve_symmetric(
     P: Tensor, C: Tensor, c: Tensor, rx: Tensor, rl: Tensor, rows: Rows, minimum_norm: bool
 ) -> tuple[Tensor, Tensor]:
     held = c.isfinite()
+    zero = (torch.maximum(max_abs(rx), max_abs(rl)) == 0).unsqueeze(-1)  # before what is not finite in P, C spreads
     # Congruence with S = diag(sqrt(k) D, E / sqrt(k)) equilibrates the system and keeps it symmetric.
     scaling = equilibrate(P, C, rows)
     root = scaling.k.sqrt()
@@ -102,7 +103,6 @@ def _solve_symmetric(
         full = _minimum_norm(P[bad], C[bad], c[bad], held[bad], torch.cat([rx, rl], -1)[bad], rows)
         ux, ul = ux.clone(), ul.clone()
         ux[bad], ul[bad] = full[:, : rows.n], full[:, rows.n :]
-    zero = (size == 0).unsqueeze(-1)  # also keeps what is not finite in unsolved elements out of the result
     return torch.where(zero, 0.0, ux * Sx), torch.where(zero, 0.0, ul * Sl)
 
 

@@ -26,7 +26,7 @@ constexpr double TINY = std::numeric_limits<double>::min();
 
 // Constants of the Python files; tests/test_native.py holds them together.
 constexpr int SWEEPS = 4, POLISH_TRIES = 4, POLISH_STEPS = 10, STALL = 15, REFINEMENTS = 5;
-constexpr double RHO = 1e-8, DELTA = 1e-8, CERTIFICATE = 1e-8, CURVATURE = 1e-6, WEAK = 1e-9, SINGULAR = 1e-7;
+constexpr double RHO = 1e-8, DELTA = 1e-8, CERTIFICATE = 1e-8, SUSPECT = 1e-4, RUNAWAY = 1e-6, ROUND_OFF = 1e-10, CURVATURE = 1e-6, WEAK = 1e-9, SINGULAR = 1e-7;
 constexpr double PRODUCT = 1e-16, ASYMMETRY = 1e-5, WARM = 1e-5, SETTLED = 1e-11, NEGLIGIBLE = 1e-15, FAR = 1e6, TINY_ROW = 2e-12;
 
 enum Status { SOLVED, MAX_ITER, PRIMAL_INFEASIBLE, DUAL_INFEASIBLE, NUMERICAL_ERROR, INVALID_INPUT };
@@ -321,16 +321,16 @@ template <class S> struct Solver {
     const double eps_abs, eps_rel;
     const int max_iter;
     Array<S> x, s, lam, best_x, best_s, best_lam, Px, Rx, Rl, rd, rp;
-    Array<S> w, dx, ds, dlam, t, rhs, active, previous, guess, flipped, px, ps, plam, slack;
+    Array<S> w, dx, ds, dlam, t, rhs, active, previous, guess, flipped, px, ps, plam, slack, old_x, old_Px, old_Rx;
     Array<double> code;
     S best, polished, status, iterations, stalled, tries, tried[POLISH_TRIES], rho;
     S primal, dual, gap, score;
 
     Solver(Program<S> &program, double eps_abs_, double eps_rel_, int max_iter_)
         : g(program), eps_abs(eps_abs_), eps_rel(eps_rel_), max_iter(max_iter_) {
-        for (Array<S> *v : {&x, &best_x, &Px, &Rl, &rd, &dx, &rhs, &px}) v->make(g.ld);
+        for (Array<S> *v : {&x, &best_x, &Px, &Rl, &rd, &dx, &rhs, &px, &old_x, &old_Px}) v->make(g.ld);
         for (Array<S> *v : {&s, &lam, &best_s, &best_lam, &Rx, &rp, &w, &ds, &dlam, &t, &active, &previous, &guess,
-                            &flipped, &ps, &plam, &slack})
+                            &flipped, &ps, &plam, &slack, &old_Rx})
             v->make(g.total);
         code.make(g.total);
         for (int i = 0; i < g.total; ++i) code[i] = row_code(i + 1);
@@ -381,6 +381,8 @@ template <class S> struct Solver {
         best = splat<S>(INF), polished = S{}, status = splat<S>(MAX_ITER), iterations = S{};
         stalled = tries = S{};
         for (S &key : tried) key = splat<S>(-1.0);
+        for (int i = 0; i < g.total; ++i) old_Rx[i] = S{};
+        for (int j = 0; j < g.n; ++j) old_x[j] = old_Px[j] = S{};
         for (int i = 0; i < g.total; ++i) previous[i] = best_s[i] = best_lam[i] = S{};
         for (int j = 0; j < g.n; ++j) best_x[j] = S{};  // nothing of the group before, should nothing be found
     }
@@ -606,16 +608,9 @@ template <class S> struct Solver {
             const Mask better = record(running, x, s, lam, 0.0);
             stalled = select(better, S{}, S(stalled + 1.0));
             const Mask solved = score <= 1.0, broken = !(score < INF);
-            S qx{}, dl{}, ray{};
-            for (int j = 0; j < g.n; ++j) qx += g.q[j] * x[j];
-            for (int i = 0; i < g.total; ++i) {
-                dl += g.d[i] * lam[i];
-                ray = max2(ray, select(g.inequality[i] > 0.0, Rx[i], abs2(Rx[i])));
-            }
-            const Mask other = !(broken | solved);
-            const Mask farkas = other & (dl < 0.0) & (largest<S>(Rl, g.n) <= CERTIFICATE * -dl);
-            const Mask descent =
-                other & (qx < 0.0) & (largest<S>(Px, g.n) <= CERTIFICATE * -qx) & (ray <= CERTIFICATE * -qx);
+            const Mask other = running & !(broken | solved);
+            Mask farkas = never(), descent = never();
+            if (any(other)) farkas = other & find_farkas(), descent = other & find_descent();
             certify(running & farkas, running & descent, running & broken & !solved);
             const Mask finished = solved | broken | farkas | descent | (stalled >= double(STALL));
             S changed{};
@@ -636,8 +631,56 @@ template <class S> struct Solver {
             running = running & !done;
             if (last || !any(running)) return;
             iterations += number(running);
+            for (int j = 0; j < g.n; ++j) old_x[j] = x[j], old_Px[j] = Px[j];
+            for (int i = 0; i < g.total; ++i) old_Rx[i] = Rx[i];
             newton_step();
         }
+    }
+
+    // Whether v'w < 0 beyond its round-off; `small` is the tolerance that follows from it.
+    static Mask negative(const S *v, const S *w_, int count, S &small) {
+        S value{}, size{};
+        for (int i = 0; i < count; ++i) value += v[i] * w_[i], size += abs2(S(v[i] * w_[i]));
+        small = CERTIFICATE * -value / max2(largest<S>(v, count), splat<S>(1.0));
+        return value < -ROUND_OFF * size;
+    }
+
+    // Where lam runs away, project it onto the certificate that it may hide (in plam) and check that.
+    Mask find_farkas() {
+        S dl{}, small;
+        for (int i = 0; i < g.total; ++i) dl += g.d[i] * lam[i];
+        const Mask suspect = (dl < 0.0) & (largest<S>(Rl, g.n) <= SUSPECT * -dl);
+        if (!any(suspect)) return suspect;
+        const S size = max2(largest<S>(lam, g.total), splat<S>(TINY));
+        for (int i = 0; i < g.total; ++i) {
+            plam[i] = lam[i] / size;
+            w[i] = 1e14 * select(g.inequality[i] > 0.0, plam[i], g.present[i]);
+        }
+        g.factorise(w, splat<S>(1.0));
+        for (int step = 0; step < 2; ++step) {
+            g.transpose(plam, dx);
+            g.solve(dx);
+            g.apply(dx, dlam);
+            for (int i = 0; i < g.total; ++i) plam[i] -= w[i] * dlam[i];
+        }
+        for (int i = 0; i < g.total; ++i)
+            plam[i] = select(g.inequality[i] > 0.0, max2(plam[i], S{}), plam[i]);
+        g.transpose(plam, dx);
+        const Mask falls = negative(g.d, plam, g.total, small);
+        return suspect & falls & (largest<S>(dx, g.n) <= small);
+    }
+
+    // Once x runs away, every step adds the same ray: the step (in px) shows it, free of what it is added to. A step
+    // that is small beside x is no runaway, and round-off in the differences.
+    Mask find_descent() {
+        S small, top{};
+        for (int j = 0; j < g.n; ++j) px[j] = x[j] - old_x[j], top = max2(top, abs2(S(Px[j] - old_Px[j])));
+        for (int i = 0; i < g.total; ++i) {
+            const S step = Rx[i] - old_Rx[i];
+            top = max2(top, select(g.inequality[i] > 0.0, step, abs2(step)));
+        }
+        const Mask falls = negative(g.q, px, g.n, small);
+        return falls & (top <= small) & (largest<S>(px, g.n) >= RUNAWAY * largest<S>(x, g.n));
     }
 
     void certify(Mask farkas, Mask descent, Mask broken) {
@@ -645,9 +688,9 @@ template <class S> struct Solver {
         status = select(farkas, splat<S>(PRIMAL_INFEASIBLE), status);
         status = select(descent, splat<S>(DUAL_INFEASIBLE), status);
         if (any(farkas))
-            for (int i = 0; i < g.total; ++i) best_lam[i] = select(farkas, lam[i], best_lam[i]);
+            for (int i = 0; i < g.total; ++i) best_lam[i] = select(farkas, plam[i], best_lam[i]);
         if (any(descent))
-            for (int j = 0; j < g.n; ++j) best_x[j] = select(descent, x[j], best_x[j]);
+            for (int j = 0; j < g.n; ++j) best_x[j] = select(descent, px[j], best_x[j]);
     }
 };
 
@@ -855,6 +898,7 @@ template <class S> struct LinearBatch {
     void run(int64_t group) {
         const int n = g.n, total = g.total;
         for (int l = 0; l < L; ++l) read(group * L + l < a.batch ? group * L + l : a.batch - 1, l);
+        const Mask silent = max2(largest<S>(rx, n), largest<S>(rl, total)) + sum_of_nans() == 0.0;
         g.equilibrate(false);
         g.scale_matrices(g.kappa);
         const S scale = root(g.kappa);
@@ -866,10 +910,8 @@ template <class S> struct LinearBatch {
             rl[i] = select(row, rl[i] * Sl[i], S{}), ul[i] = S{}, el[i] = rl[i];
             w[i] = select(row, 1.0 / (c[i] + DELTA), S{});
         }
-        S nan{};  // or zero, if all of r is finite
-        for (int j = 0; j < n; ++j) nan += 0.0 * rx[j];
-        for (int i = 0; i < total; ++i) nan += 0.0 * rl[i];
-        const S size = max2(largest<S>(rx, n), largest<S>(rl, total)) + nan;
+        // Silent before scaling: an infinity in the matrix makes the scaled zero NaN.
+        const S size = select(silent, S{}, max2(largest<S>(rx, n), largest<S>(rl, total)) + sum_of_nans());
         const Mask ok = g.factorise(w, splat<S>(RHO));
         S error = size;
         for (int step = 0; step < REFINEMENTS; ++step) {
@@ -907,6 +949,13 @@ template <class S> struct LinearBatch {
 
   private:
     S *Rl() { return g.scratch_n; }
+
+    S sum_of_nans() const {  // zero, if all of r is finite
+        S nan{};
+        for (int j = 0; j < g.n; ++j) nan += 0.0 * rx.data[j];
+        for (int i = 0; i < g.total; ++i) nan += 0.0 * rl.data[i];
+        return nan;
+    }
 
     void read(int64_t b, int l) {
         const int n = g.n;
