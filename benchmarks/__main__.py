@@ -54,7 +54,7 @@ def cli(context: click.Context) -> None:
 
 @cli.command(
     "implicit-vs-unrolled",
-    epilog=examples("implicit-vs-unrolled", "implicit-vs-unrolled --n 20 --m 30 --p 0 --batch 256 --out /tmp/small"),
+    epilog=examples("implicit-vs-unrolled", "implicit-vs-unrolled --n 20 --m 30 --p 0 --batch 256 --out small"),
 )
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "implicit_vs_unrolled", show_default=True,
               help="Path without suffix; .csv, .png and .md are added.")  # fmt: skip
@@ -84,7 +84,7 @@ def implicit_vs_unrolled(out: Path, n: int, m: int, p: int, batch: int, repeats:
     "maros-meszaros",
     epilog=examples(
         "maros-meszaros --data ../shared/data/maros_meszaros",
-        "maros-meszaros --data DIR --solvers ours,piqp --limit-n 200 --out /tmp/small.csv",
+        "maros-meszaros --data DIR --solvers ours,piqp --limit-n 200 --out small.csv",
     ),
 )
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
