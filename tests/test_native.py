@@ -641,9 +641,10 @@ def test_both_cores_judge_data_of_extreme_size_alike(unit, layout, fixed_layout)
 @both_layouts
 def test_an_answer_whose_residuals_overflow_is_not_solved(layout, fixed_layout):
     fixed_layout(layout)
-    A = torch.tensor([[0.03, 0.04], [0.04, -0.03]], dtype=torch.float64)
-    q = torch.tensor([[1.0, 0.0], [1.7e308, 0.0], [1.0, 0.0]], dtype=torch.float64)
-    found = answer(Problem(torch.eye(2, dtype=torch.float64), q, None, None, A, A.sum(-1)))
+    # Multipliers of 1e308 each: the sum q + A'y is zero, but not on the way there.
+    A = torch.tensor([[-1.0, -1.0], [2.0, 1.0]], dtype=torch.float64)
+    q = torch.tensor([[-1.0, 0.0], [-1e308, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    found = answer(Problem(torch.eye(2, dtype=torch.float64), q, None, None, A, 1e-3 * A.sum(-1)))
     assert found.status.tolist() == [SolveStatus.SOLVED, SolveStatus.NUMERICAL_ERROR, SolveStatus.SOLVED]
 
 
