@@ -22,7 +22,7 @@ import oracles
 import problems
 import pytest
 import torch
-from problems import INF, Known, Problem, known_optimum
+from problems import INF, Known, Problem, f64, known_optimum
 
 from implicit_layers import InteriorPoint, ProblemError, SolverWarning, SolveStatus, solve_qp
 from implicit_layers.qp import forward, interior_point, kkt, linear_system, native, polish, scaling
@@ -40,8 +40,9 @@ below 100 (measured: 1e-12 for x, 1e-10 for multipliers)."""
 GRADIENT = 1e-8
 """The same for gradients: the two systems are refined separately."""
 
-SHARE, STEPS = 0.02, 2
-"""Iterations may differ where a comparison is decided by round-off: measured 0 of 3000 on one machine."""
+SHARE, STEPS = 0.03, 15
+"""Iterations differ where round-off decides a comparison: measured in 12 of 49000 solves, 10 of them of linear
+programs (1 in 300), by 3 to 12; in 3 of the 115 of a test at most."""
 
 LAYOUTS = {"row-wise": 0, "lanes": 1}
 
@@ -641,11 +642,13 @@ def test_both_cores_judge_data_of_extreme_size_alike(unit, layout, fixed_layout)
 @both_layouts
 def test_an_answer_whose_residuals_overflow_is_not_solved(layout, fixed_layout):
     fixed_layout(layout)
-    # Multipliers of 1e308 each: the sum q + A'y is zero, but not on the way there.
-    A = torch.tensor([[-1.0, -1.0], [2.0, 1.0]], dtype=torch.float64)
-    q = torch.tensor([[-1.0, 0.0], [-1e308, 0.0], [1.0, 0.0]], dtype=torch.float64)
-    found = answer(Problem(torch.eye(2, dtype=torch.float64), q, None, None, A, 1e-3 * A.sum(-1)))
+    # Multipliers of 1e308 each, given as warm start: the sum q + A'y is zero, but not on the way there.
+    A, q = f64([[-1, -1], [2, 1]]), f64([[-1, 0], [-1e308, 0], [1, 0]])
+    P, x = torch.eye(2, dtype=torch.float64), torch.full((3, 2), 1e-3, dtype=torch.float64)
+    problem, warm = (P, q, A, 1e-3 * A.sum(-1)), (x, -q[:, :1].expand(3, 2).contiguous())
+    found, _ = native.solve(problem, Rows(2, 0, 2, False, False), 3, 1e-9, 1e-9, 100, warm)
     assert found.status.tolist() == [SolveStatus.SOLVED, SolveStatus.NUMERICAL_ERROR, SolveStatus.SOLVED]
+    assert found.dual_residual[1] == INF
 
 
 @needs_core
