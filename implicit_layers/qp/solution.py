@@ -45,9 +45,14 @@ class StackedSolution(NamedTuple):
     s: Tensor  # (B, total)
     active: Tensor  # (B, total) bool: equality rows and rows with lam > s
     touching: Tensor  # (B, total) bool: active rows and weakly active ones
-    solved: Tensor  # (B,) bool
     status: Tensor  # (B,) int64
     iterations: Tensor  # (B,) int64
     primal_residual: Tensor  # (B,)
     dual_residual: Tensor  # (B,)
     duality_gap: Tensor  # (B,)
+    kept: Tensor  # (B, K) float64: factors for the backward pass, for the compiled core's own use; K may be 0
+
+    @property
+    def solved(self) -> Tensor:
+        """Which elements are SOLVED, `(B,)` bool."""
+        return self.status == 0
