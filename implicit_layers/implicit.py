@@ -97,7 +97,8 @@ class _ImplicitFunction(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[rule.num_unknowns :])
         ctx.save_for_backward(*params, *output)
-        ctx.save_for_forward(*params, *output)
+        if differentiated_by_transform():
+            ctx.save_for_forward(*params, *output)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:

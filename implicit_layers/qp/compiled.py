@@ -17,7 +17,7 @@ from .forward import solve_flat
 from .gradients import SolutionMap
 from .interior_point import InteriorPoint
 from .problem import Layout, Rows
-from .solution import StackedSolution
+from .solution import MEASURES, StackedSolution
 
 
 def solve_compiled(
@@ -53,12 +53,9 @@ def _solve(params: list[Tensor], spec: str) -> list[Tensor]:
 def _solve_fake(params: list[Tensor], spec: str) -> list[Tensor]:
     rule = _decode(spec)
     batch, n, total = rule.batch, rule.layout.rows.n, rule.layout.rows.total
-    like, flag = params[1].new_empty, torch.bool
-    vectors = [like(batch, n), like(batch, total), like(batch, total)]
-    flags = [like(batch, total, dtype=flag), like(batch, total, dtype=flag)]
-    counts = [like(batch, dtype=torch.int64), like(batch, dtype=torch.int64)]
-    kept = like(batch, 0, dtype=torch.float64)
-    return vectors + flags + counts + [like(batch), like(batch), like(batch), kept]
+    like = params[1].new_empty
+    info = like(batch, MEASURES + total, dtype=torch.float64)
+    return [like(batch, n), like(batch, total), info, like(batch, 2, total, dtype=torch.bool)]
 
 
 @torch.library.custom_op("implicit_layers::solve_qp_adjoint", mutates_args=())

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from ..errors import ProblemError
 from .problem import QPProblem, Rows
-from .solution import StackedSolution
+from .solution import MEASURES, StackedSolution
 
 
 @final
@@ -89,8 +89,8 @@ def restrict(out: StackedSolution, relaxed: Rows, rows: Rows) -> StackedSolution
     def shorter(v: Tensor) -> Tensor:
         return torch.cat([v[..., part] for part in ends], -1) if len(ends) > 1 else v[..., ends[0]]
 
-    lam, s, active, touching = (shorter(v) for v in (out.lam, out.s, out.active, out.touching))
-    return out._replace(x=out.x[..., :n], lam=lam, s=s, active=active, touching=touching)
+    info = torch.cat([out.info[..., :MEASURES], shorter(out.s)], -1)
+    return StackedSolution(out.x[..., :n], shorter(out.lam), info, shorter(out.flags))
 
 
 def _append(left: Tensor, right: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from .kkt import Program, residuals
 from .problem import Layout, Rows
 from .refine import refine_unreached
 from .scaling import Scaling, equilibrate, max_abs
-from .solution import StackedSolution
+from .solution import MEASURES, StackedSolution
 
 ASYMMETRY = 1e-5  # of the largest entry: round-off of float32 data, in whatever dtype it arrives
 WARM = 1e-5  # share of the largest multiplier that makes a row of a warm start active
@@ -86,7 +86,7 @@ def solve_flat(
     dtype, device = params[0].dtype, params[0].device
     if batch == 0:
         return _empty(layout.rows, dtype, device)
-    if options.core != "torch" and native.available(*params):
+    if options.core != "torch" and native.available(params[0]):
         found, flags = native.solve(
             params, layout, batch,
             eps_abs=options.eps_abs, eps_rel=options.eps_rel, max_iter=options.max_iter,
@@ -110,8 +110,7 @@ def _stacked(params: tuple[Tensor, ...], layout: Layout, batch: int) -> tuple[Te
 
 
 def _rounded(found: StackedSolution, dtype: torch.dtype) -> StackedSolution:
-    parts = (v.to(dtype) if v.is_floating_point() else v for v in found)
-    return StackedSolution(*parts)._replace(kept=found.kept)
+    return found._replace(x=found.x.to(dtype), lam=found.lam.to(dtype))
 
 
 def _solve_in_torch(
@@ -210,7 +209,7 @@ def _report(program: Program, outcome: Outcome, data: tuple[Tensor, ...], invali
     nan = invalid.unsqueeze(-1)
     x, lam, s = (torch.where(nan, torch.nan, v) for v in (x, lam, s))
     primal, dual, gap = (torch.where(invalid, torch.nan, v) for v in (res.primal, res.dual, res.gap))
-    return StackedSolution(x, lam, s, active, touching, status, outcome.iterations, primal, dual, gap, x[:, :0])
+    return StackedSolution.pack(x, lam, s, active, touching, status, outcome.iterations, (primal, dual, gap))
 
 
 def failure_message(status: Tensor, d: Tensor | None = None, rows: Rows | None = None) -> str:
@@ -243,7 +242,5 @@ def _empty(rows: Rows, dtype: torch.dtype, device: torch.device) -> StackedSolut
     def make(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.empty(0, *shape, dtype=dtype, device=device)
 
-    flags = (make(rows.total, dtype=torch.bool), make(rows.total, dtype=torch.bool))
-    counts = (make(dtype=torch.int64), make(dtype=torch.int64))
-    vectors = (make(rows.n), make(rows.total), make(rows.total))
-    return StackedSolution(*vectors, *flags, *counts, make(), make(), make(), make(0, dtype=torch.float64))
+    info, flags = make(MEASURES + rows.total, dtype=torch.float64), make(2, rows.total, dtype=torch.bool)
+    return StackedSolution(make(rows.n), make(rows.total), info, flags)

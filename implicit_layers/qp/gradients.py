@@ -95,15 +95,15 @@ class SolutionMap:
         cotangents: tuple[Tensor | None, Tensor | None],
         wanted: tuple[bool, ...],
     ) -> dict[str, Tensor]:
-        layout = self.layout
-        gradients, ux, ul, bad = fused_adjoint(params, layout, self.batch, out, cotangents, wanted)
-        if bad is not None:
-            self._repair(out, params, cotangents, bad, gradients, (ux, ul))
-        shared = [name for name, want in zip(layout.names, wanted, strict=True) if want and name not in gradients]
-        if shared:
-            x, lam = self._primal(out).to(ux.dtype), self._multipliers(out).to(ux.dtype)
-            stacked = self._gradients(x, lam, ux, ul, params, wanted)
-            gradients |= {name: stacked[name] for name in shared}
+        layout, n = self.layout, self.layout.rows.n
+        gradients, u = fused_adjoint(params, layout, self.batch, out, cotangents, wanted)
+        if u is not None:
+            if u[:, -1].any():
+                self._repair(out, params, cotangents, gradients, u)
+            ux, ul = u[:, :n], u[:, n:-1]
+            x, lam = self._primal(out).to(u.dtype), self._multipliers(out).to(u.dtype)
+            shared = tuple(want and name not in gradients for name, want in zip(layout.names, wanted, strict=True))
+            gradients |= self._gradients(x, lam, ux, ul, params, shared)
         dtype = params[0].dtype
         return gradients if dtype == torch.float64 else {name: g.to(dtype) for name, g in gradients.items()}
 
@@ -112,12 +112,11 @@ class SolutionMap:
         out: StackedSolution,
         params: Tensors,
         cotangents: tuple[Tensor | None, Tensor | None],
-        bad: Tensor,
         gradients: dict[str, Tensor],
-        adjoint: tuple[Tensor, Tensor],
+        u: Tensor,
     ) -> None:
         """Take the minimum-norm adjoint of elements whose system is singular; the others keep every digit."""
-        index = bad.nonzero().squeeze(-1)
+        index = u[:, -1].nonzero().squeeze(-1)
         core_dims = self.layout.core_dims
         part = tuple(v[index] if v.ndim > core else v for v, core in zip(params, core_dims, strict=False))
         chosen = StackedSolution(*(v[index] for v in out))
@@ -127,7 +126,7 @@ class SolutionMap:
         c = torch.where(chosen.active, 0.0, torch.inf)
         P, C, c, vx, vl = (v.to(torch.float64) for v in (P, C, c, cx[index], cl[index]))
         ux, ul = solve_linear_system(P, C, c, vx, vl, self.layout.rows, len(index), True, "torch")
-        adjoint[0][index], adjoint[1][index] = ux, ul
+        u[index, :-1] = torch.cat([ux, ul], -1)
         wanted = tuple(name in gradients for name in self.layout.names)
         x, lam = rule._primal(chosen).to(ux.dtype), rule._multipliers(chosen).to(ux.dtype)
         # As if nothing were shared: the parts of shared data are summed by the caller.

@@ -64,7 +64,7 @@ def solve_linear_system(
 
 def has_fused_adjoint(params: Sequence[Tensor]) -> bool:
     """Whether the compiled core can do the first-order backward pass in one call."""
-    return native.available(*params)
+    return native.available(params[0])
 
 
 fused_adjoint = native.adjoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -126,10 +127,16 @@ class Layout:
     names: tuple[str, ...]
     rows: Rows
 
-    @property
+    @functools.cached_property
     def core_dims(self) -> tuple[int, ...]:
         """Dimensions of each parameter without its batch."""
         return tuple(len(_CORE[name]) for name in self.names)
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, int]:
+        """Entries of each parameter for one element."""
+        size = {"n": self.rows.n, "m": self.rows.m, "p": self.rows.p}
+        return {name: math.prod(size[letter] for letter in _CORE[name]) for name in self.names}
 
     def stack(self, params: Sequence[Tensor | None], batch: int, like: Tensor) -> tuple[Tensor | None, ...]:
         """Return `P, q, C = [G; A], d = [h; b; ub; -lb]`, or their tangents; autograd sees every operation.

@@ -133,15 +133,14 @@ def _solve(
 
 
 def _check_options(solver: Any, differentiate: Any, warm_start: Any, infeasible: Any) -> None:
-    for name, value, kinds in (
-        ("solver", solver, InteriorPoint),
-        ("differentiate", differentiate, (Implicit, Unrolled)),
-        ("warm_start", warm_start, (QPSolution, type(None))),
-        ("infeasible", infeasible, (Elastic, type(None))),
-    ):
-        if not isinstance(value, kinds):
-            names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
-            raise ProblemError(f"{name}: expected {' or '.join(names)}, got {value!r}")
+    if not isinstance(solver, InteriorPoint):
+        raise ProblemError(f"solver: expected InteriorPoint, got {solver!r}")
+    if not isinstance(differentiate, (Implicit, Unrolled)):
+        raise ProblemError(f"differentiate: expected Implicit or Unrolled, got {differentiate!r}")
+    if warm_start is not None and not isinstance(warm_start, QPSolution):
+        raise ProblemError(f"warm_start: expected QPSolution or NoneType, got {warm_start!r}")
+    if infeasible is not None and not isinstance(infeasible, Elastic):
+        raise ProblemError(f"infeasible: expected Elastic or NoneType, got {infeasible!r}")
 
 
 def _stack_warm_start(warm: QPSolution | None, flat: Flat) -> tuple[Tensor, ...]:
@@ -172,9 +171,8 @@ def _solve_unrolled(flat: Flat, solver: InteriorPoint, how: Unrolled, strict: bo
     keep = solved.unsqueeze(-1) | (how.iterations is not None)
     x, lam = (torch.where(keep, v, v.detach()).to(dtype) for v in (found.x * D, found.lam * E / k))
     s = torch.where(program.present > 0, (found.s / E).detach(), torch.inf).to(dtype)
-    primal, dual, gap = (v.to(dtype) for v in (res.primal, res.dual, res.gap))
-    none = x[:, :0].detach()
-    outputs = StackedSolution(x, lam, s, active, active, found.status, found.iterations, primal, dual, gap, none)
+    measures = (res.primal, res.dual, res.gap)
+    outputs = StackedSolution.pack(x, lam, s, active, active, found.status, found.iterations, measures)
     if how.iterations is None and not bool(solved.all()):
         message = failure_message(found.status)
         if strict:
@@ -188,6 +186,8 @@ def _unstack(out: StackedSolution, flat: Flat) -> QPSolution:
     m, k = rows.m, rows.m + rows.p
     box = rows.bounds(out.lam)
     z_box = torch.zeros_like(out.x) if box is None else box
-    parts = (out.x, out.s[..., :m], out.lam[..., :m], out.lam[..., m:k], z_box)
-    scalars = (out.status, out.iterations, out.primal_residual, out.dual_residual, out.duality_gap)
+    dtype = out.x.dtype
+    parts = (out.x, out.s[..., :m].to(dtype), out.lam[..., :m], out.lam[..., m:k], z_box)
+    residuals = (v.to(dtype) for v in (out.primal_residual, out.dual_residual, out.duality_gap))
+    scalars = (out.status, out.iterations, *residuals)
     return QPSolution(*(v.reshape(*shape, v.shape[-1]) for v in parts), *(v.reshape(shape) for v in scalars))

@@ -10,7 +10,7 @@ import ctypes
 import functools
 import importlib.machinery
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...errors import ProblemError
 from ..problem import Layout, Rows
-from ..solution import StackedSolution
+from ..solution import MEASURES, StackedSolution
 
 LANE_LIMIT = 32  # up to this n, four problems share a SIMD register; beyond, one problem's rows fill it
 SLICE_FLOPS = 4e9  # work per foreign call: about a second
@@ -33,9 +33,6 @@ _long = ctypes.c_int64
 
 _ARGUMENTS = ("P", "q", "G", "h", "A", "b", "lb", "ub")
 _PLACE = {name: 4 + i for i, name in enumerate(_ARGUMENTS)}  # of an argument in Problems
-
-
-_SOLUTION = ("x", "lam", "s", "primal", "dual", "gap", "active", "touching", "status", "iterations", "kept")
 
 
 class _Problems(ctypes.Structure):
@@ -53,7 +50,8 @@ class _SolveArguments(ctypes.Structure):
         *((name, ctypes.c_double) for name in ("eps_abs", "eps_rel")),
         *((name, _pointer) for name in ("warm_x", "warm_lam")),
         *((name, _long) for name in ("stride_x", "stride_lam")),
-        *((name, _pointer) for name in _SOLUTION),
+        *((name, _pointer) for name in ("x", "lam", "info", "flags")),
+        ("keep", _long),
     ]
 
 
@@ -71,9 +69,9 @@ class _AdjointArguments(ctypes.Structure):
     _fields_ = [
         ("data", _Problems),
         ("threads", _long),
-        *((name, _pointer) for name in ("x", "lam", "kept", "vx", "vl", "active", "status", "ux", "ul")),
-        *((name, _pointer) for name in ("gP", "gq", "gG", "gh", "gA", "gb", "glb", "gub")),
-        ("bad", _pointer),
+        *((name, _pointer) for name in ("x", "lam", "info", "flags")),
+        ("keep", _long),
+        *((name, _pointer) for name in ("vx", "vl", "u", "gP", "gq", "gG", "gh", "gA", "gb", "glb", "gub")),
     ]
 
 
@@ -98,7 +96,7 @@ def available(*tensors: Tensor) -> bool:
     """Return whether the core is built and the tensors live where it can read them."""
     if library() is None:
         return False
-    return all(v.device.type == "cpu" for v in tensors)
+    return not tensors or (len(tensors) == 1 and tensors[0].is_cpu) or all([v.is_cpu for v in tensors])
 
 
 def solve(
@@ -133,30 +131,29 @@ def solve(
     _check_sizes(rows)
     n, total = rows.n, rows.total
     data, guards = _problems(params, layout, batch)
-    x, lam, s = _empty(batch, n), _empty(batch, total), _empty(batch, total)
-    active, touching = _empty(batch, total, dtype=torch.bool), _empty(batch, total, dtype=torch.bool)
-    status, iterations = _empty(batch, dtype=torch.int64), _empty(batch, dtype=torch.int64)
-    primal, dual, gap = _empty(batch), _empty(batch), _empty(batch)
-    kept = _empty(batch, _kept_size(n, total) if keep and batch * _kept_size(n, total) <= KEEP_LIMIT else 0)
+    kept = _kept_size(n, total) if keep else 0
+    if batch * kept > KEEP_LIMIT:
+        kept = 0
+    found = StackedSolution(
+        _empty(batch, n), _empty(batch, total), _empty(batch, MEASURES + total + kept),
+        torch.empty((batch, 2, total), dtype=torch.bool, device="cpu"),
+    )  # fmt: skip
     warm_at: tuple[Any, ...] = (None, None, 0, 0)
     if warm:
         (warm_x, step_x), (warm_lam, step_lam) = (_contiguous(v, 1) for v in warm)
         guards += [warm_x, warm_lam]
         warm_at = (warm_x.data_ptr(), warm_lam.data_ptr(), step_x, step_lam)
-    outputs = (x, lam, s, primal, dual, gap, active, touching, status, iterations, kept)
-    pointers = [v.data_ptr() for v in outputs]
-    if not kept.shape[1]:
-        pointers[-1] = None  # type: ignore[call-overload]
     arguments = _SolveArguments(
-        data, min(max_iter, INT_LIMIT - 1), torch.get_num_threads(), active_set, eps_abs, eps_rel, *warm_at, *pointers
-    )
-    steps = {"warm_x": warm_at[2], "warm_lam": warm_at[3]}
-    for name, v in zip(_SOLUTION, outputs, strict=True):
-        steps[name] = _step(v)
+        data, min(max_iter, INT_LIMIT - 1), torch.get_num_threads(), active_set, eps_abs, eps_rel, *warm_at,
+        found.x.data_ptr(), found.lam.data_ptr(), found.info.data_ptr(), found.flags.data_ptr(), kept,
+    )  # fmt: skip
+
+    def steps() -> dict[str, int]:
+        of_warm = {"warm_x": 8 * warm_at[2], "warm_lam": 8 * warm_at[3]}
+        return of_warm | {"x": 8 * n, "lam": 8 * total, "info": 8 * found.info.shape[1], "flags": 2 * total}
+
     work = (30 + 20 * (total + 1) / n) * n**3
-    flags = _sliced("il_solve", arguments, steps, batch, work, _lanes(n))
-    solution = StackedSolution(x, lam, s, active, touching, status, iterations, primal, dual, gap, kept)
-    return solution, flags
+    return found, _sliced(_library().il_solve, arguments, steps, batch, work, _lanes(n))
 
 
 def solve_linear(params: tuple[Tensor, ...], rows: Rows, batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,9 +171,9 @@ def solve_linear(params: tuple[Tensor, ...], rows: Rows, batch: int) -> tuple[Te
     data.ub, data.lb = (data.P if given else None for given in (rows.upper, rows.lower))  # their presence counts
     pointers = (c.data_ptr(), rx.data_ptr(), rl.data_ptr(), sc, sx, sl, None, ux.data_ptr(), ul.data_ptr())
     arguments = _LinearArguments(data, torch.get_num_threads(), *pointers, bad.data_ptr())
-    steps = {"c": sc, "rx": sx, "rl": sl, "ux": _step(ux), "ul": _step(ul), "bad": 1}
+    steps = {"c": 8 * sc, "rx": 8 * sx, "rl": 8 * sl, "ux": 8 * rows.n, "ul": 8 * rows.total, "bad": 1}
     work = (2 + 2 * (rows.total + 1) / rows.n) * rows.n**3
-    _sliced("il_linear", arguments, steps, batch, work, _lanes(rows.n))
+    _sliced(_library().il_linear, arguments, lambda: steps, batch, work, _lanes(rows.n))
     return ux, ul, bad
 
 
@@ -187,7 +184,7 @@ def adjoint(
     found: StackedSolution,
     cotangents: tuple[Tensor | None, Tensor | None],
     wanted: Sequence[bool],
-) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
+) -> tuple[dict[str, Tensor], Tensor | None]:
     """Solve the adjoint system of a solution and form the gradients of the data, in float64.
 
     Args:
@@ -199,33 +196,46 @@ def adjoint(
         wanted: which of the parameters need a gradient.
 
     Returns:
-        The gradients by name, only of parameters that are not shared by several elements; the adjoint ux `(B, n)`
-        and ul `(B, total)`; and which elements failed, `(B,)` bool, or None. The gradients of those are undefined.
+        The gradients by name, only of parameters that are not shared by several elements; and, where it is of use,
+        the adjoint `(B, n + total + 1)`: ux, ul, and a 1 in elements for which it was not found (their gradients are
+        undefined).
     """
     rows = layout.rows
+    n, total = rows.n, rows.total
     data, guards = _problems(params, layout, batch)
     vx, vl = (None if v is None else _contiguous(v, 0)[0] for v in cotangents)
     x, lam = (_contiguous(v, 0)[0] for v in (found.x, found.lam))
     guards += [x, lam, vx, vl]
-    ux, ul, bad = _empty(batch, rows.n), _empty(batch, rows.total), _empty(batch, dtype=torch.bool)
     gradients: dict[str, Tensor] = {}
-    for name, v, core, want in zip(layout.names, params, layout.core_dims, wanted, strict=False):
+    reduce = False
+    for name, v, core, want in zip(layout.names, guards, layout.core_dims, wanted, strict=False):
         if want and (v.ndim > core or batch == 1):
-            gradients[name] = torch.empty(v.shape, dtype=torch.float64, device="cpu")
-    arguments = _AdjointArguments(
-        data, torch.get_num_threads(), x.data_ptr(), lam.data_ptr(),
-        found.kept.data_ptr() if found.kept.shape[1] else None,
-        None if vx is None else vx.data_ptr(), None if vl is None else vl.data_ptr(),
-        found.active.data_ptr(), found.status.data_ptr(), ux.data_ptr(), ul.data_ptr(),
-        *(gradients[name].data_ptr() if name in gradients else None for name in _ARGUMENTS), bad.data_ptr(),
-    )  # fmt: skip
-    total = rows.total
-    steps = {"x": rows.n, "lam": total, "kept": found.kept.shape[1], "vx": rows.n, "vl": total, "active": total}
-    steps |= {"status": 1, "ux": rows.n, "ul": total, "bad": 1}
-    steps |= {f"g{name}": _step(v) if v.ndim > 1 else 0 for name, v in gradients.items()}
-    work = (2 + 2 * (total + 1) / rows.n) * rows.n**3
-    flags = _sliced("il_adjoint", arguments, steps, batch, work, _lanes(rows.n))
-    return gradients, ux, ul, bad if flags & INCOMPLETE else None
+            gradients[name] = torch.empty_like(v)
+        elif want:
+            reduce = True
+    kept = found.info.shape[1] - MEASURES - total
+
+    def steps() -> dict[str, int]:
+        of_solution = {"x": 8 * n, "lam": 8 * total, "info": 8 * found.info.shape[1], "flags": 2 * total}
+        of_adjoint = {"vx": 8 * n, "vl": 8 * total, "u": 8 * (n + total + 1)}
+        return of_solution | of_adjoint | {f"g{name}": 8 * layout.sizes[name] for name in gradients}
+
+    work = (2 + 2 * (total + 1) / n) * n**3
+
+    def call(u: Tensor | None) -> int:
+        arguments = _AdjointArguments(
+            data, torch.get_num_threads(), x.data_ptr(), lam.data_ptr(), found.info.data_ptr(), found.flags.data_ptr(),
+            kept, None if vx is None else vx.data_ptr(), None if vl is None else vl.data_ptr(),
+            None if u is None else u.data_ptr(),
+            *[gradients[name].data_ptr() if name in gradients else None for name in _ARGUMENTS],
+        )  # fmt: skip
+        return _sliced(_library().il_adjoint, arguments, steps, batch, work, _lanes(n))
+
+    u = _empty(batch, n + total + 1) if reduce else None
+    if call(u) & INCOMPLETE and u is None:
+        u = _empty(batch, n + total + 1)
+        call(u)
+    return gradients, u
 
 
 @functools.cache
@@ -256,14 +266,18 @@ def _check_sizes(rows: Rows) -> None:
 def _problems(params: Sequence[Tensor], layout: Layout, batch: int) -> tuple[_Problems, list[Any]]:
     """Return the batch as the core sees it, and the tensors that must live until the call is over."""
     rows = layout.rows
-    values: list[Any] = [batch, rows.n, rows.m, rows.p, *(None,) * 8, *(0,) * 8]
+    values: list[Any] = [batch, rows.n, rows.m, rows.p, *_NOTHING]
     guards: list[Any] = []
     for name, v, core in zip(layout.names, params, layout.core_dims, strict=False):
-        v, step = _contiguous(v, core)
+        if v.dtype is not torch.float64 or not v.is_contiguous() or v.is_neg():
+            v = v.detach().to(torch.float64).contiguous().resolve_neg()
         place = _PLACE[name]
-        values[place], values[place + 8] = v.data_ptr(), step
+        values[place], values[place + 8] = v.data_ptr(), 0 if v.ndim == core else layout.sizes[name]
         guards.append(v)
     return _Problems(*values), guards
+
+
+_NOTHING = (None,) * 8 + (0,) * 8
 
 
 def _empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -274,34 +288,33 @@ def _contiguous(v: Tensor, core: int) -> tuple[Tensor, int]:
     """Return float64 data that the core can walk through, and the step from element to element."""
     if v.dtype is not torch.float64 or not v.is_contiguous() or v.is_neg():
         v = v.detach().to(torch.float64).contiguous().resolve_neg()
-    return v, 0 if v.ndim == core else _step(v)
+    return v, 0 if v.ndim == core else math.prod(v.shape[1:])
 
 
-def _step(v: Tensor) -> int:
-    return math.prod(v.shape[1:])
-
-
-def _sliced(name: str, arguments: Any, steps: dict[str, int], batch: int, work: float, lanes: int) -> int:
+def _sliced(
+    function: Any, arguments: Any, steps: Callable[[], dict[str, int]], batch: int, work: float, lanes: int
+) -> int:
     """Call a function of the core, for so many elements at a time that an interrupt gets through.
 
     Args:
-        name: of the function.
+        function: of the core.
         arguments: its structure, for the whole batch.
-        steps: entries from element to element of the arrays beside the data.
+        steps: returns the bytes from element to element of the arrays beside the data.
         batch: number of elements.
         work: floating-point operations for one element.
         lanes: layout.
     """
-    function = getattr(_library(), name)
-    least = 4 * torch.get_num_threads()  # one group for every thread
-    size = math.ceil(SLICE_FLOPS / (work * least)) * least
-    flags = int(function(ctypes.byref(arguments), lanes)) if size >= batch else 0
-    first = 0 if size < batch else batch
-    while first < batch:
-        arguments.data.batch = min(size, batch - first)
-        flags |= int(function(ctypes.byref(arguments), lanes))
-        first += size
-        _advance(arguments, steps, size)
+    size = batch
+    if work * batch > SLICE_FLOPS:
+        least = 4 * torch.get_num_threads()  # one group for every thread
+        size = math.ceil(SLICE_FLOPS / (work * least)) * least
+    flags = 0
+    for first in range(0, batch, size):
+        if first:
+            _advance(arguments, steps(), size)
+        if batch > size:
+            arguments.data.batch = min(size, batch - first)
+        flags |= function(ctypes.byref(arguments), lanes)
     if flags & NO_MEMORY:
         raise MemoryError("the compiled core found no memory for its working arrays")
     return flags
@@ -315,5 +328,4 @@ def _advance(arguments: Any, steps: dict[str, int], size: int) -> None:
     for name, step in steps.items():
         pointer = getattr(arguments, name)
         if pointer is not None:
-            width = 1 if name in ("active", "touching", "bad") else 8
-            setattr(arguments, name, pointer + width * size * step)
+            setattr(arguments, name, pointer + size * step)

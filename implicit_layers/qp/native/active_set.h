@@ -103,6 +103,8 @@ inline void backward(const double *U, const double *inverse, int n, int ld, doub
     for (int i = n - 1; i >= 0; --i) r[i] = (r[i] - dot(U + (size_t)i * ld, r, i + 1, n)) * inverse[i];
 }
 
+constexpr int64_t MEASURES = 5;  // of a report: status, iterations, and the residuals primal, dual and gap
+
 // What the backward pass needs of a solution: the number of active rows (-1: nothing is kept), their indices, and the
 // upper triangles of U and R by rows with inverted diagonals.
 struct Kept {

@@ -9,13 +9,12 @@
 extern "C" struct AdjointArguments {
     Problems data;
     int64_t threads;
-    const double *x, *lam, *kept;  // of the solution; `kept` may be null
-    const double *vx, *vl;         // cotangents of x and of the stacked multipliers; either may be null
-    const uint8_t *active;
-    const int64_t *status;
-    double *ux, *ul;                               // the adjoint, stacked as the multipliers
+    const double *x, *lam, *info;  // of the solution
+    const uint8_t *flags;
+    int64_t keep;           // whether `info` holds factors
+    const double *vx, *vl;  // cotangents of x and of the stacked multipliers; either may be null
+    double *u;              // the adjoint, for every element (ux, ul, 1 where it was not found); may be null
     double *gP, *gq, *gG, *gh, *gA, *gb, *glb, *gub;  // gradients, one block for every element; null: not asked for
-    uint8_t *bad;                                  // set where the adjoint was not found
 };
 
 namespace {
@@ -24,12 +23,13 @@ namespace {
 struct Gradients {
     const AdjointArguments &a;
 
-    void write(int64_t b) const {
+    void write(int64_t b, const double *ux, const double *ul) const {
         const Problems &s = a.data;
         const int64_t n = s.n, m = s.m, p = s.p;
         const int64_t k = m + p, total = k + n * (int64_t(s.ub != nullptr) + int64_t(s.lb != nullptr));
-        const double *x = a.x + b * n, *ux = a.ux + b * n, *lam = a.lam + b * total, *ul = a.ul + b * total;
-        const bool solved = a.status[b] == SOLVED;  // what was not solved may hold anything
+        const double *x = a.x + b * n, *lam = a.lam + b * total;
+        // What was not solved may hold anything.
+        const bool solved = a.info[b * (MEASURES + total + (a.keep ? Kept::size(n, total) : 0))] == SOLVED;
         if (a.gP) outer(n, n, ux, x, x, ux, -0.5, solved, a.gP + b * n * n);
         if (a.gG) outer(m, n, lam, ux, ul, x, -1.0, solved, a.gG + b * m * n);
         if (a.gA) outer(p, n, lam + m, ux, ul + m, x, -1.0, solved, a.gA + b * p * n);
@@ -65,14 +65,24 @@ class KeptAdjoint {
         : a(arguments), n(int(a.data.n)), total(Element(a.data, 0).total), stride(Kept::size(n, total)) {
         for (Array<double> *v : {&t, &ex, &Pu}) v->make(round_up(n));
         el.make(total), y.make(total), W.make(total), wx.make(round_up(n)), wl.make(total);
+        ux.make(n), ul.make(total);
+    }
+
+    Array<double> ux, ul;  // of the last element solved
+
+    void write(int64_t b) const {
+        double *u = a.u + b * (n + total + 1);
+        std::memcpy(u, ux.data, n * sizeof(double));
+        std::memcpy(u + n, ul.data, total * sizeof(double));
+        u[n + total] = 0.0;
     }
 
     // Solve for one element; false where nothing was kept or the residual stays large.
     bool solve(int64_t b) {
-        double *ux = a.ux + b * n, *ul = a.ul + b * total;
-        const double *kept = a.kept ? a.kept + b * stride : nullptr;
-        std::memset(ux, 0, n * sizeof(double)), std::memset(ul, 0, total * sizeof(double));
-        if (a.status[b] != SOLVED) return true;
+        const double *info = a.info + b * (MEASURES + total + (a.keep ? stride : 0));
+        const double *kept = a.keep ? info + MEASURES + total : nullptr;
+        std::memset(ux.data, 0, n * sizeof(double)), std::memset(ul.data, 0, total * sizeof(double));
+        if (info[0] != SOLVED) return true;
         const double *vx = a.vx ? a.vx + b * n : nullptr, *vl = a.vl ? a.vl + b * total : nullptr;
         double norm = 0, nan = 0;
         for (int j = 0; j < n; ++j) ex[j] = vx ? vx[j] : 0.0, norm = max2(norm, std::fabs(ex[j])), nan += 0.0 * ex[j];
@@ -84,11 +94,11 @@ class KeptAdjoint {
         }
         if (norm == 0) return true;
         if (!kept || kept[0] < 0 || !(norm < INF)) return false;
+        const Element e(a.data, b);
         count = int(kept[0]);
         for (int i = 0; i < count; ++i) W[i] = int(kept[1 + i]), el[i] = vl ? vl[W[i]] : 0.0, wl[i] = 0.0;
         for (int j = 0; j < n; ++j) wx[j] = 0.0;
         U = kept + 1 + count, R = U + (int64_t)n * (n + 1) / 2;
-        const Element e(a.data, b);
         double error = INF;
         for (int step = 0; step < 3; ++step) {
             correct(e);

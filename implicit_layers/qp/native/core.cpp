@@ -21,10 +21,10 @@ extern "C" struct SolveArguments {
     double eps_abs, eps_rel;
     const double *warm_x, *warm_lam;  // may be null
     int64_t stride_x, stride_lam;
-    double *x, *lam, *s, *primal, *dual, *gap;
-    uint8_t *active, *touching;
-    int64_t *status, *iterations;
-    double *kept;  // for the backward pass, Kept::size(n, total) numbers for every element; may be null
+    double *x, *lam;
+    double *info;    // for every element: status, iterations, residuals (primal, dual, gap), slacks, and what is kept
+    uint8_t *flags;  // for every element: active rows, touching rows
+    int64_t keep;    // whether there is room for Kept::size(n, total) more numbers in `info`
 };
 
 extern "C" struct LinearArguments {
@@ -40,6 +40,18 @@ extern "C" struct LinearArguments {
 namespace {
 
 using Indices = std::vector<int64_t>;
+
+// Where the report on one element goes.
+struct Report {
+    double *status, *iterations, *residuals, *s, *kept;  // `kept` may be null
+    uint8_t *active, *touching;
+
+    Report(const SolveArguments &a, int64_t b, int64_t n, int64_t total) {
+        status = a.info + b * (MEASURES + total + (a.keep ? Kept::size(n, total) : 0));
+        iterations = status + 1, residuals = status + 2, s = status + MEASURES, kept = a.keep ? s + total : nullptr;
+        active = a.flags + 2 * b * total, touching = active + total;
+    }
+};
 
 // One thread's room for a group of problems.
 template <class S> struct Batch {
@@ -141,23 +153,25 @@ template <class S> struct Batch {
         const Element e(a.data, b);
         const double *P = e.P, *q = e.q;
         const int n = g.n, total = g.total;
-        double *x = a.x + b * n, *lam = a.lam + b * total, *s = a.s + b * total;
+        double *x = a.x + b * n, *lam = a.lam + b * total;
+        const Report out(a, b, n, total);
+        double *s = out.s;
         const double kappa = lane(g.kappa, l), nan = std::numeric_limits<double>::quiet_NaN();
         int64_t status = int64_t(lane(solver.status, l));
         if (invalid[l]) status = INVALID_INPUT;
-        a.status[b] = status, a.iterations[b] += int64_t(lane(solver.iterations, l));
+        *out.status = double(status), *out.iterations += lane(solver.iterations, l);
         for (int i = 0; i < total; ++i) {
             const double scaled = lane(solver.best_lam[i], l), slack = lane(solver.best_s[i], l);
             const bool row = lane(g.inequality[i], l) > 0;
-            a.active[b * total + i] = row ? scaled > slack : lane(g.present[i], l) > 0;
-            a.touching[b * total + i] = a.active[b * total + i] || (row && slack <= WEAK);
+            out.active[i] = row ? scaled > slack : lane(g.present[i], l) > 0;
+            out.touching[i] = out.active[i] || (row && slack <= WEAK);
             lam[i] = scaled * lane(g.E[i], l) / kappa;
         }
         for (int j = 0; j < n; ++j) x[j] = lane(solver.best_x[j], l) * lane(g.D[j], l);
         if (status == INVALID_INPUT) {
             for (int j = 0; j < n; ++j) x[j] = nan;
             for (int i = 0; i < total; ++i) lam[i] = s[i] = nan;
-            a.primal[b] = a.dual[b] = a.gap[b] = nan;
+            out.residuals[0] = out.residuals[1] = out.residuals[2] = nan;
             return;
         }
         if (status == PRIMAL_INFEASIBLE || status == DUAL_INFEASIBLE) {  // certificates: d'lam = -1, q'x = -1
@@ -197,9 +211,9 @@ template <class S> struct Batch {
             xPx += x[i] * Px, qx += q[i] * x[i];
         }
         gap = size(xPx + qx + gap);
-        a.primal[b] = primal, a.dual[b] = dual, a.gap[b] = gap;
+        out.residuals[0] = primal, out.residuals[1] = dual, out.residuals[2] = gap;
         // The caller's units may overflow where the scaled ones did not: what cannot be measured is not solved.
-        if (status == SOLVED && max2(max2(primal, dual), gap) == INF) a.status[b] = NUMERICAL_ERROR;
+        if (status == SOLVED && max2(max2(primal, dual), gap) == INF) *out.status = NUMERICAL_ERROR;
     }
 };
 
@@ -348,13 +362,15 @@ struct QuickRun {
         const int64_t n = a.data.n, end = std::min((piece + 1) * RUN, a.data.batch);
         const int64_t total = Element(a.data, 0).total;
         for (int64_t b = piece * RUN; b < end; ++b) {
-            double *kept = a.kept ? a.kept + b * Kept::size(n, total) : nullptr;
-            left[b] = !solver.solve(b, a.eps_abs, a.eps_rel, int(a.max_iter), a.warm_lam ? a.warm_lam + b * a.stride_lam : nullptr);
-            a.iterations[b] = solver.iterations();
-            if (kept) *kept = -1;
+            const Report out(a, b, n, total);
+            const double *warm = a.warm_lam ? a.warm_lam + b * a.stride_lam : nullptr;
+            left[b] = !solver.solve(b, a.eps_abs, a.eps_rel, int(a.max_iter), warm);
+            *out.iterations = solver.iterations();
+            if (out.kept) *out.kept = -1;
             if (left[b]) continue;
-            solver.write(a.x + b * n, a.lam + b * total, a.s + b * total, a.active + b * total, a.touching + b * total, kept);
-            a.status[b] = SOLVED, a.primal[b] = solver.primal, a.dual[b] = solver.dual, a.gap[b] = solver.gap;
+            solver.write(a.x + b * n, a.lam + b * total, out.s, out.active, out.touching, out.kept);
+            *out.status = SOLVED;
+            out.residuals[0] = solver.primal, out.residuals[1] = solver.dual, out.residuals[2] = solver.gap;
         }
     }
 };
@@ -381,13 +397,6 @@ template <class S> int linear(const LinearArguments &a, const Indices &index) {
                  [&] { return std::make_unique<Worker>(a, index); });
 }
 
-// Several problems share a register where they are small, and where there are several.
-template <class Arguments, class Wide, class Narrow>
-int by_layout(const Arguments &a, const Indices &index, int lanes, Wide wide, Narrow narrow) {
-    const bool together = lanes < 0 ? index.size() > 2 && a.data.n <= 80 : lanes != 0;
-    return together ? wide(a, index) : narrow(a, index);
-}
-
 Indices collect(const std::vector<uint8_t> &marked) {
     Indices index;
     for (size_t b = 0; b < marked.size(); ++b)
@@ -396,42 +405,47 @@ Indices collect(const std::vector<uint8_t> &marked) {
 }
 
 int solve(const SolveArguments &a, int lanes) {
+    const int64_t total = Element(a.data, 0).total;
     std::vector<uint8_t> left(size_t(a.data.batch), 1);
     int flags = 0;
     if (a.active_set) {
         flags |= share((a.data.batch + RUN - 1) / RUN, a.threads, cube(a.data) * RUN,
                        [&] { return std::make_unique<QuickRun>(a, left.data()); });
     } else {
-        std::fill(a.iterations, a.iterations + a.data.batch, 0);
-        const int64_t size = Kept::size(a.data.n, Element(a.data, 0).total);
-        for (int64_t b = 0; a.kept && b < a.data.batch; ++b) a.kept[b * size] = -1;
+        for (int64_t b = 0; b < a.data.batch; ++b) {
+            const Report out(a, b, a.data.n, total);
+            *out.iterations = 0;
+            if (out.kept) *out.kept = -1;
+        }
     }
     const Indices rest = collect(left);
     if (flags & 2 || rest.empty()) return flags;
-    flags |= by_layout(a, rest, lanes, interior_point<Vec>, interior_point<double>);
+    flags |= lanes ? interior_point<Vec>(a, rest) : interior_point<double>(a, rest);
     for (int64_t b : rest)
-        if (a.status[b] != SOLVED) return flags | 4;
+        if (*Report(a, b, a.data.n, total).status != SOLVED) return flags | 4;
     return flags;
 }
 
 int solve_linear(const LinearArguments &a, int lanes) {
     Indices index(size_t(a.data.batch));
     for (size_t b = 0; b < index.size(); ++b) index[b] = int64_t(b);
-    return by_layout(a, index, lanes, linear<Vec>, linear<double>);
+    return lanes ? linear<Vec>(a, index) : linear<double>(a, index);
 }
 
 struct AdjointRun {
     const AdjointArguments &a;
     uint8_t *left;
     KeptAdjoint adjoint;
+    Gradients gradients{a};
     int flag = 0;
 
     AdjointRun(const AdjointArguments &arguments, uint8_t *left_) : a(arguments), left(left_), adjoint(a) {}
 
     void run(int64_t piece) {
         for (int64_t b = piece * RUN; b < std::min((piece + 1) * RUN, a.data.batch); ++b) {
-            a.bad[b] = 0, left[b] = !adjoint.solve(b);
-            if (!left[b]) Gradients{a}.write(b);
+            left[b] = !adjoint.solve(b);
+            if (a.u) adjoint.write(b);
+            if (!left[b]) gradients.write(b, adjoint.ux, adjoint.ul);
         }
     }
 };
@@ -442,20 +456,28 @@ int adjoint(const AdjointArguments &a, int lanes) {
                       [&] { return std::make_unique<AdjointRun>(a, left.data()); });
     const Indices rest = collect(left);
     if (flags & 2 || rest.empty()) return flags;
-    const int64_t total = Element(a.data, 0).total;
-    const LinearArguments system{a.data, a.threads, nullptr, a.vx, a.vl, 0, a.data.n, total, a.active, a.ux, a.ul, a.bad};
-    flags |= by_layout(system, rest, lanes, linear<Vec>, linear<double>) & 2;
+    if (!a.u) return flags | 4;  // the caller comes again with room for the adjoint
+    const int64_t n = a.data.n, total = Element(a.data, 0).total, step = n + total + 1;
+    std::vector<double> ux(size_t(a.data.batch * n)), ul(size_t(a.data.batch * total));
+    std::vector<uint8_t> bad(size_t(a.data.batch), 0), active(size_t(a.data.batch * total));
+    for (int64_t b : rest) std::memcpy(active.data() + b * total, a.flags + 2 * b * total, size_t(total));
+    const LinearArguments system{a.data, a.threads, nullptr, a.vx, a.vl, 0, n, total, active.data(), ux.data(), ul.data(), bad.data()};
+    flags |= (lanes ? linear<Vec>(system, rest) : linear<double>(system, rest)) & 2;
     for (int64_t b : rest) {
-        Gradients{a}.write(b);
-        flags |= a.bad[b] ? 4 : 0;
+        double *u = a.u + b * step;
+        std::memcpy(u, ux.data() + b * n, size_t(n) * sizeof(double));
+        std::memcpy(u + n, ul.data() + b * total, size_t(total) * sizeof(double));
+        u[n + total] = bad[size_t(b)];
+        Gradients{a}.write(b, u, u + n);
+        flags |= bad[size_t(b)] ? 4 : 0;
     }
     return flags;
 }
 
 }  // namespace
 
-// All return 0 or a sum of 1 (some P is not symmetric), 2 (out of memory) and 4 (not every element succeeded: look at
-// `status` or `bad`). `lanes` chooses the layout: 0 row-wise, 1 a problem per SIMD lane, -1 whatever is faster.
+// All return 0 or a sum of 1 (some P is not symmetric), 2 (out of memory) and 4 (not every element succeeded).
+// `lanes` chooses the layout of the interior point method and the linear solve: 0 row-wise, 1 a problem per SIMD lane.
 extern "C" int il_solve(const SolveArguments *a, int lanes) { return solve(*a, lanes); }
 extern "C" int il_linear(const LinearArguments *a, int lanes) { return solve_linear(*a, lanes); }
 extern "C" int il_adjoint(const AdjointArguments *a, int lanes) { return adjoint(*a, lanes); }
