@@ -123,17 +123,17 @@ Block<uint8_t> flags_of(int64_t count) {
 void adjoint_case(const Data &data, const SolveArguments &solved) {
     const Sizes &z = data.z;
     AdjointArguments a{};
-    a.data = data.a, a.threads = among(1, 3), a.x = solved.x, a.lam = solved.lam, a.kept = solved.kept;
-    a.active = solved.active, a.status = solved.status;
-    const auto zero_or = [&](int64_t) { return chance(80) ? normal() : 0.0; };
+    a.data = data.a, a.threads = among(1, 3), a.x = solved.x, a.lam = solved.lam, a.info = solved.info;
+    a.flags = solved.flags, a.keep = solved.keep;
+    const auto entry = [] { return chance(2) ? odd_number() : chance(80) ? normal() : 0.0; };
     Block<double> vx(z.batch * z.n), vl(z.batch * z.total());
-    for (int64_t i = 0; i < vx.size; ++i) vx[i] = chance(2) ? odd_number() : zero_or(0);
-    for (int64_t i = 0; i < vl.size; ++i) vl[i] = chance(2) ? odd_number() : zero_or(0);
+    for (int64_t i = 0; i < vx.size; ++i) vx[i] = entry();
+    for (int64_t i = 0; i < vl.size; ++i) vl[i] = entry();
     if (chance(80)) a.vx = vx.get();
     if (chance(50)) a.vl = vl.get();
-    Block<double> ux = unwritten(z.batch * z.n), ul = unwritten(z.batch * z.total());
-    Block<uint8_t> bad = flags_of(z.batch);
-    a.ux = ux.get(), a.ul = ul.get(), a.bad = bad.get();
+    const int64_t step = z.n + z.total() + 1;
+    Block<double> u = unwritten(z.batch * step);
+    if (chance(50)) a.u = u.get();
     std::vector<Block<double>> out;
     out.reserve(8);
     const auto gradient = [&](const double *given, int64_t size) -> double * {
@@ -146,9 +146,17 @@ void adjoint_case(const Data &data, const SolveArguments &solved) {
     a.glb = gradient(a.data.lb, z.n), a.gub = gradient(a.data.ub, z.n);
     const int flags = il_adjoint(&a, int(among(0, 1)));
     require(flags == 0 || flags == 4, "il_adjoint returned an unknown flag");
-    for (auto *output : {&ux, &ul}) require_written(*output, "il_adjoint left an output unwritten");
+    if (!a.u && flags) return;  // to be called again with room for the adjoint
     for (auto &block : out) require_written(block, "il_adjoint left a gradient unwritten");
-    for (int64_t b = 0; b < z.batch; ++b) require(bad[b] <= 1, "a flag is neither 0 nor 1");
+    if (!a.u) return;
+    require_written(u, "il_adjoint left an output unwritten");
+    bool complete = true;
+    for (int64_t b = 0; b < z.batch; ++b) {
+        const double bad = u[b * step + step - 1];
+        require(bad == 0 || bad == 1, "a flag is neither 0 nor 1");
+        complete &= bad == 0;
+    }
+    require(complete == !flags, "the flag of failures does not tell of them");
 }
 
 void solve_case() {
@@ -156,37 +164,36 @@ void solve_case() {
     const int odd = chance(30) ? 10 : 0;
     const Data data(z, odd);
     SolveArguments a{};
-    a.data = data.a, a.active_set = chance(75);
+    a.data = data.a, a.active_set = chance(75), a.keep = chance(70);
     a.max_iter = chance(70) ? 30 : among(1, 3), a.threads = among(1, 3), a.eps_abs = 1e-9, a.eps_rel = 1e-9;
     Block<double> warm_x = tensor(z, z.n, a.stride_x, odd, Data::any_number),
                   warm_lam = tensor(z, z.total(), a.stride_lam, odd, Data::any_number);
     if (chance(40)) a.warm_x = warm_x.get(), a.warm_lam = warm_lam.get();
-    Block<double> x = unwritten(z.batch * z.n), lam = unwritten(z.batch * z.total()), s = unwritten(z.batch * z.total());
-    Block<double> primal = unwritten(z.batch), dual = unwritten(z.batch), gap = unwritten(z.batch);
-    Block<double> kept(z.batch * il_kept_size(z.n, z.total()));
-    Block<uint8_t> active = flags_of(z.batch * z.total()), touching = flags_of(z.batch * z.total());
-    Block<int64_t> status(z.batch), iterations(z.batch);
-    for (int64_t b = 0; b < z.batch; ++b) status[b] = iterations[b] = -77;
-    a.x = x.get(), a.lam = lam.get(), a.s = s.get(), a.primal = primal.get(), a.dual = dual.get(), a.gap = gap.get();
-    a.active = active.get(), a.touching = touching.get(), a.status = status.get(), a.iterations = iterations.get();
-    if (chance(70)) a.kept = kept.get();
-    const int flags = il_solve(&a, int(among(0, 1)));
-    require((flags & ~5) == 0, "il_solve returned an unknown flag");
-    for (auto *output : {&x, &lam, &s, &primal, &dual, &gap}) require_written(*output, "il_solve left an output unwritten");
-    for (int64_t i = 0; i < active.size; ++i) {
-        require(active[i] <= 1 && touching[i] <= 1, "a flag is neither 0 nor 1");
-        require(touching[i] >= active[i], "an active row does not touch");
-    }
+    const int64_t total = z.total(), step = 5 + total + (a.keep ? il_kept_size(z.n, total) : 0);
+    Block<double> x = unwritten(z.batch * z.n), lam = unwritten(z.batch * total), info = unwritten(z.batch * step);
+    Block<uint8_t> flags = flags_of(z.batch * 2 * total);
+    a.x = x.get(), a.lam = lam.get(), a.info = info.get(), a.flags = flags.get();
+    const int result = il_solve(&a, int(among(0, 1)));
+    require((result & ~5) == 0, "il_solve returned an unknown flag");
+    for (auto *output : {&x, &lam}) require_written(*output, "il_solve left an output unwritten");
     bool complete = true;
     for (int64_t b = 0; b < z.batch; ++b) {
-        require(status[b] >= SOLVED && status[b] <= INVALID_INPUT, "an unknown status");
-        require(iterations[b] >= 0 && iterations[b] <= 2 * a.max_iter + 60, "more factorisations than allowed");
-        complete &= status[b] == SOLVED;
-        if (status[b] != SOLVED) continue;
-        require(finite(primal[b]) && finite(dual[b]) && finite(gap[b]), "a solved element without finite residuals");
+        const uint8_t *active = flags.get() + 2 * b * total, *touching = active + total;
+        for (int64_t i = 0; i < total; ++i) {
+            require(active[i] <= 1 && touching[i] <= 1, "a flag is neither 0 nor 1");
+            require(touching[i] >= active[i], "an active row does not touch");
+        }
+        const double *report = info.get() + b * step, status = report[0];
+        for (int64_t i = 0; i < 5 + total; ++i)
+            require(std::memcmp(report + i, &UNTOUCHED, sizeof UNTOUCHED) != 0, "il_solve left a report unwritten");
+        require(status >= SOLVED && status <= INVALID_INPUT && status == std::floor(status), "an unknown status");
+        require(report[1] >= 0 && report[1] <= double(4 * a.max_iter + 60), "more factorisations than allowed");
+        complete &= status == SOLVED;
+        if (status != SOLVED) continue;
+        for (int64_t i = 2; i < 5; ++i) require(finite(report[i]), "a solved element without finite residuals");
         for (int64_t j = 0; j < z.n; ++j) require(finite(x[b * z.n + j]), "a solved element that is not finite");
     }
-    require(complete == !(flags & 4), "the flag of failures does not tell of them");
+    require(complete == !(result & 4), "the flag of failures does not tell of them");
     adjoint_case(data, a);
 }
 

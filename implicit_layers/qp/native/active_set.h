@@ -25,7 +25,7 @@ constexpr double INDEPENDENT = 1e-10; // the same for K
 constexpr double CLEAR = 1e-9;        // relative size below which a slack or a multiplier may as well be zero
 constexpr double ROUNDED = 1e-13;     // asymmetry of P, relative, that the adjoint need not correct
 constexpr int BLOCK_FROM = 24;        // smallest n for which block pivoting pays
-constexpr int ROUNDS = 12, PATIENCE = 2;  // of block pivoting: at most, and without progress
+constexpr int ROUNDS = 12, IDLE = 2;      // of block pivoting: at most, and without progress
 
 inline int round_up(int n) { return (n + LANES - 1) / LANES * LANES; }
 
@@ -118,14 +118,16 @@ class ActiveSet {
   public:
     explicit ActiveSet(const Problems &a)
         : a_(a), e(a, 0), n(e.n), ld(round_up(n)), most(n < e.total ? n : e.total), ldr(round_up(most + 1)),
-          bases(e.k + (e.upper || e.lower ? n : 0)),
+          bases(e.k + (e.upper || e.lower ? n : 0)), ldk(round_up(e.k)), small(n < BLOCK_FROM),
           shared_P(a.stride_P == 0), shared_rows(shared_P && a.stride_G == 0 && a.stride_A == 0) {
         P.make((size_t)n * ld), U.make((size_t)n * ld);
-        for (Array<double> *v : {&inverse, &x0, &x, &u, &gradient, &Px}) v->make(ld);
-        V.make((size_t)bases * ld), K.make((size_t)bases * bases), size.make(bases), place.make(bases), base_of.make(bases);
-        for (Array<double> *v : {&d, &v0, &v}) v->make(e.total);
+        if (small) T.make((size_t)n * ld), T_columns.make((size_t)n * ld), C_columns.make((size_t)n * ldk);
+        for (Array<double> *v : {&inverse, &x0, &x, &u, &w, &gradient, &Px}) v->make(ld);
+        V.make((size_t)bases * ld), K.make((size_t)bases * bases), size.make(ldk + n), place.make(bases), base_of.make(bases);
+        for (Array<double> *r : {&d, &v0, &v}) r->make(ldk + 2 * n);
         gathered.make((size_t)(most + 1) * ldr), R.make((size_t)(most + 1) * ldr);
-        for (Array<double> *w : {&inverse_R, &z, &target, &y, &w_}) w->make(ldr);
+        inverse_K.make((size_t)(most + 1) * ldr);
+        for (Array<double> *r : {&inverse_R, &z, &target, &y}) r->make(ldr);
         W.make(most + 1), at.make(most + 1), side.make(most + 1), where.make(e.total), entering.make(e.total);
     }
 
@@ -163,11 +165,13 @@ class ActiveSet {
   private:
     const Problems &a_;
     Element e;
-    const int n, ld, most, ldr, bases;
-    const bool shared_P, shared_rows;
+    const int n, ld, most, ldr, bases, ldk;
+    const bool small, shared_P, shared_rows;
     bool prepared = false, definite = false, symmetric = false;
     int pivots = 0, most_pivots = 0, count = 0, seen = 0;
-    Array<double> P, U, inverse, x0, x, u, gradient, Px, V, K, size, d, v0, v, gathered, R, inverse_R, z, target, y, w_;
+    Array<double> P, U, inverse, x0, x, u, w, gradient, Px, V, K, size, d, v0, v, gathered, R, inverse_R, z, target, y;
+    Array<double> T, T_columns, C_columns;  // of small problems: U⁻¹ by rows and by columns, the matrix rows by columns
+    Array<double> inverse_K;                // K_WW⁻¹, while rows come and go one by one
     Array<int> place, base_of, where, entering;  // place: index + 1 among the seen rows; where: position in W or -1
     Array<int> W, at;                  // the working set, and where its rows stand among the seen ones
     Array<double> side;                // 1, or -1 for lower bounds
@@ -190,10 +194,11 @@ class ActiveSet {
         if (!shared_P || !prepared) {
             definite = symmetrise() && cholesky(P, U, inverse, n, ld, 0, DEFINITE) == n;
             pivots += 1;
+            if (small && definite) invert();
         }
         if (!shared_rows || !prepared) {
             std::memset(place.data, 0, bases * sizeof(int)), seen = 0;
-            for (int row = 0; row < bases; ++row) size[row] = row < e.k ? sum_of_sizes(e.matrix_row(row)) : 1.0;
+            measure_rows();
         }
         prepared = true;
         if (!definite) return false;
@@ -205,16 +210,69 @@ class ActiveSet {
         for (int row = 0; row < e.k; ++row) check += 0.0 * size[row];
         for (int j = 0; j < n; ++j) x0[j] = -e.q[j], check += 0.0 * x0[j];
         if (!finite(check)) return false;
-        forward(U, inverse, n, ld, x0), backward(U, inverse, n, ld, x0);
+        left(x0), right(x0);
         violations(x0, v0);
         return true;
     }
 
-    double sum_of_sizes(const double *row) const {
-        double sum = 0;
+    // Small triangular solves wait for their own results; products with the inverse do not.
+    void invert() {
+        std::memset(T.data, 0, (size_t)n * ld * sizeof(double));
+        for (int i = 0; i < n; ++i) T[(size_t)i * ld + i] = 1.0;
+        int i = 0;
+        for (; i + 4 <= n; i += 4) forward_rows<4>(U, inverse, n, ld, T + (size_t)i * ld, i);
+        for (; i < n; ++i) forward_rows<1>(U, inverse, n, ld, T + (size_t)i * ld, i);
+        for (i = 0; i < n; ++i)
+            for (int j = i; j < n; ++j) T_columns[(size_t)j * ld + i] = T[(size_t)i * ld + j];
+    }
+
+    // out = sum of weights[i] * rows of M, each `length` long and padded; several sums at once, which do not wait for
+    // each other.
+    template <int UNITS> static void sum_rows(const double *M, int rows, int length, const double *weights, double *out) {
+        Vec sum[UNITS] = {};
+        for (int i = 0; i < rows; ++i, M += length)
+            for (int r = 0; r < UNITS; ++r) sum[r] += weights[i] * load(M + r * LANES);
+        for (int r = 0; r < UNITS; ++r) store(out + r * LANES, sum[r]);
+    }
+    static void sum_rows(const double *M, int rows, int length, const double *weights, double *out) {
+        int j = 0;
+        for (; j + 4 * LANES <= length; j += 4 * LANES) sum_rows<4>(M + j, rows, length, weights, out + j);
+        switch ((length - j) / LANES) {
+        case 3: sum_rows<3>(M + j, rows, length, weights, out + j); break;
+        case 2: sum_rows<2>(M + j, rows, length, weights, out + j); break;
+        case 1: sum_rows<1>(M + j, rows, length, weights, out + j); break;
+        default: break;
+        }
+    }
+
+    void product(const double *M, double *r) {  // r <- M'r for an n x n matrix by rows
+        std::memcpy(w.data, r, n * sizeof(double));
+        sum_rows(M, n, ld, w, r);
+    }
+
+    void left(double *r) { small ? product(T, r) : forward(U, inverse, n, ld, r); }            // r <- U⁻ᵀ r
+    void right(double *r) { small ? product(T_columns, r) : backward(U, inverse, n, ld, r); }  // r <- U⁻¹ r
+
+    // The sum of the sizes of each row's entries; bounds are rows with one entry.
+    void measure_rows() {
+        if (small) {
+            for (int i = 0; i < e.k; ++i) {
+                const double *row = e.matrix_row(i);
+                for (int j = 0; j < n; ++j) C_columns[(size_t)j * ldk + i] = row[j];
+            }
+            std::memset(size.data, 0, ldk * sizeof(double));
+            for (int j = 0; j < n; ++j)
+                for (int i = 0; i < ldk; ++i) size[i] += std::fabs(C_columns[(size_t)j * ldk + i]);
+        } else {
+            for (int i = 0; i < e.k; ++i) {
+                const double *row = e.matrix_row(i);
+                double sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int j = 0; j < n; ++j) sum += std::fabs(row[j]);
-        return sum;
+                for (int j = 0; j < n; ++j) sum += std::fabs(row[j]);
+                size[i] = sum;
+            }
+        }
+        for (int row = e.k; row < bases; ++row) size[row] = 1.0;
     }
 
     bool symmetrise() {
@@ -237,13 +295,17 @@ class ActiveSet {
     }
 
     void violations(const double *at, double *out) const {  // R x - d
-        if (e.m) rows_times(e.G, e.m, n, at, out);
-        if (e.p) rows_times(e.A, e.p, n, at, out + e.m);
-        for (int row = 0; row < e.k; ++row) out[row] -= d.data[row];
+        if (small) {
+            sum_rows(C_columns, n, ldk, at, out);
+        } else {
+            if (e.m) rows_times(e.G, e.m, n, at, out);
+            if (e.p) rows_times(e.A, e.p, n, at, out + e.m);
+        }
+        for (int row = 0; row < e.k; ++row) out[row] -= d[row];
         if (e.upper)
-            for (int j = 0; j < n; ++j) out[e.k + j] = at[j] - d.data[e.k + j];
+            for (int j = 0; j < n; ++j) out[e.k + j] = at[j] - d[e.k + j];
         if (e.lower)
-            for (int j = 0; j < n; ++j) out[e.lower_from + j] = -at[j] - d.data[e.lower_from + j];
+            for (int j = 0; j < n; ++j) out[e.lower_from + j] = -at[j] - d[e.lower_from + j];
     }
 
     // Make V and K for rows that become active for the first time.
@@ -313,16 +375,6 @@ class ActiveSet {
     }
     void shift(int from, int to) { W[to] = W[from], at[to] = at[from], side[to] = side[from], where[W[to]] = to; }
 
-    void remove(int position) {
-        where[W[position]] = -1;
-        for (int i = position + 1; i < count; ++i) shift(i, i - 1), z[i - 1] = z[i];
-        for (int l = 0; l < position; ++l) {
-            double *row = R + (size_t)l * ldr;
-            for (int i = position + 1; i < count; ++i) row[i - 1] = row[i];
-        }
-        count -= 1;
-    }
-
     void solve_K(double *r) const {
         forward(R.data, inverse_R.data, count, ldr, r), backward(R.data, inverse_R.data, count, ldr, r);
     }
@@ -341,7 +393,7 @@ class ActiveSet {
 
     void move_x() {  // x = x0 - P⁻¹ R'z, violations
         combine(z, u);
-        backward(U, inverse, n, ld, u);
+        right(u);
         for (int j = 0; j < n; ++j) x[j] = x0[j] - u[j];
         violations(x, v);
     }
@@ -392,7 +444,7 @@ class ActiveSet {
             const int wrong = flip(false);
             if (wrong == 0) return true;
             if (wrong < best) best = wrong, idle = 0;
-            else if (++idle > PATIENCE) return false;
+            else if (++idle > IDLE) return false;
             if (count + wrong > most || pivots >= most_pivots) {
                 int next = count;  // the set after the flip must not have more rows than unknowns
                 for (int i = 0; i < count; ++i) next -= !e.equality(W[i]) && z[i] <= 0;
@@ -456,6 +508,8 @@ class ActiveSet {
     }
 
     bool single_pivoting() {
+        bool moved = false;
+        invert_K();
         while (pivots < most_pivots) {
             reach = largest(x.data, n);
             if (!finite(reach)) return false;
@@ -466,67 +520,95 @@ class ActiveSet {
                 const double relative = v[row] / size[base(row)];
                 if (relative > top) top = relative, worst = row;
             }
-            if (worst < 0) return true;
+            if (worst < 0) return !moved || settle();
+            moved = true;
             if (!enter(worst)) return false;
-            move_x();
+            violations(x, v);
         }
         return false;
     }
 
-    // Let a violated row in: rows whose multipliers reach zero on the way to the new ones leave.
+    // The multipliers and x afresh from a factorisation: the updates have gathered round-off.
+    bool settle() {
+        if (!factor(0)) return false;
+        aim(), take();
+        return true;
+    }
+
+    // Let a violated row in. Its multiplier grows, and x moves along, until the row holds with equality; rows whose
+    // multipliers reach zero on the way leave.
     bool enter(int row) {
         see(&row, 1);
-        double entry = 0;  // its multiplier
-        if (count == most || !append(row)) {
-            // It depends on W: move the multipliers along their null vector until one reaches zero.
-            const double *column = K + (size_t)(place[base(row)] - 1) * bases;
-            for (int i = 0; i < count; ++i) y[i] = side[i] * sign(row) * column[at[i]];
-            solve_K(y);
+        const int mine = place[base(row)] - 1;
+        const double *column = K + (size_t)mine * bases, *mine_V = V + (size_t)mine * ld, sign_of = sign(row);
+        double violation = v[row], multiplier = 0;
+        for (int drops = 0; drops <= most + 1; ++drops) {
+            pivots += 1;
+            // The others' answer to a unit of this row, and the part of the row that does not depend on them.
+            for (int i = 0; i < count; ++i) target[i] = side[i] * sign_of * column[at[i]];
+            std::memset(y.data, 0, ldr * sizeof(double));
+            for (int i = 0; i < count; ++i) axpy(target[i], inverse_K + (size_t)i * ldr, y, 0, count);
+            for (int j = 0; j < ld; ++j) u[j] = sign_of * mine_V[j];
+            for (int i = 0; i < count; ++i) axpy(-y[i] * side[i], V_of(i), u, 0, ld);
+            const double pivot = dot(u, u, 0, n);
+            const bool independent = count < most && pivot > INDEPENDENT * column[mine];
+            double step = independent ? violation / pivot : INF;
             int leaves = -1;
-            double step = INF;
             for (int i = 0; i < count; ++i)
-                if (!e.equality(W[i]) && y[i] > CLEAR && z[i] / y[i] < step) step = z[i] / y[i], leaves = i;
-            if (leaves < 0) return false;  // infeasible: the other method finds the certificate
+                if (!e.equality(W[i]) && y[i] > 0 && z[i] < step * y[i]) step = z[i] / y[i], leaves = i;
+            if (!(step < INF)) return false;  // infeasible: the other method finds the certificate
             for (int i = 0; i < count; ++i) z[i] -= step * y[i];
-            remove(leaves);
-            entry = step;
-            if (!factor(leaves) || !append(row)) return false;
-        }
-        z[count - 1] = entry;
-        for (int drops = 0; drops <= most; ++drops) {
-            aim();
-            int leaves = -1;
-            double step = 1.0;
-            for (int i = 0; i < count; ++i) {
-                if (e.equality(W[i]) || target[i] > 0) continue;
-                const double share = z[i] / (z[i] - target[i]);
-                if (leaves < 0 || share < step) step = share, leaves = i;
+            multiplier += step;
+            if (independent) {
+                right(u);
+                for (int j = 0; j < n; ++j) x[j] -= step * u[j];
+                violation -= step * pivot;
             }
             if (leaves < 0) {
-                for (int i = 0; i < count; ++i) z[i] = target[i];
+                border(row, multiplier, pivot);
                 return true;
             }
-            for (int i = 0; i < count; ++i) z[i] += step * (target[i] - z[i]);
-            remove(leaves);
-            if (!factor(leaves)) return false;
+            drop(leaves);
         }
         return false;
     }
 
-    // Append a row to W and to its factor; false where it depends on them.
-    bool append(int row) {
-        const double *column = K + (size_t)(place[base(row)] - 1) * bases;
-        const double diagonal = column[place[base(row)] - 1];
-        double pivot = diagonal;
-        for (int i = 0; i < count; ++i) w_[i] = side[i] * sign(row) * column[at[i]];
-        forward(R, inverse_R, count, ldr, w_);
-        pivot -= dot(w_, w_, 0, count);
-        if (!(pivot > INDEPENDENT * diagonal)) return false;
-        for (int i = 0; i < count; ++i) R[(size_t)i * ldr + count] = w_[i];
-        inverse_R[count] = 1.0 / std::sqrt(pivot);
-        R[(size_t)count * ldr + count] = pivot * inverse_R[count];
+    // Append a row to W, and to the inverse of K_WW by bordering.
+    void border(int row, double multiplier, double pivot) {
+        for (int i = 0; i < count; ++i) {
+            const double share = y[i] / pivot;
+            axpy(share, y, inverse_K + (size_t)i * ldr, 0, count);
+            inverse_K[(size_t)i * ldr + count] = inverse_K[(size_t)count * ldr + i] = -share;
+        }
+        inverse_K[(size_t)count * ldr + count] = 1.0 / pivot;
+        z[count] = multiplier;
         add(row);
-        return true;
+    }
+
+    // Take a row out of W, and out of the inverse of K_WW.
+    void drop(int position) {
+        double *gone = target;
+        std::memcpy(gone, inverse_K + (size_t)position * ldr, count * sizeof(double));
+        const double diagonal = gone[position];
+        for (int i = 0; i < count; ++i) {
+            if (i == position) continue;
+            double *row = inverse_K + (size_t)i * ldr;
+            axpy(-gone[i] / diagonal, gone, row, 0, count);
+            for (int j = position + 1; j < count; ++j) row[j - 1] = row[j];
+            if (i > position) std::memcpy(row - ldr, row, (count - 1) * sizeof(double));
+        }
+        where[W[position]] = -1;
+        for (int i = position + 1; i < count; ++i) shift(i, i - 1), z[i - 1] = z[i];
+        count -= 1;
+    }
+
+    // K_WW⁻¹ from its factor.
+    void invert_K() {
+        for (int i = 0; i < count; ++i) {
+            double *row = inverse_K + (size_t)i * ldr;
+            std::memset(row, 0, ldr * sizeof(double)), row[i] = 1.0;
+            solve_K(row);
+        }
     }
 
     // Refine, and accept only what is beyond doubt.
@@ -576,12 +658,12 @@ class ActiveSet {
 
     void refine() {
         double *t = gradient;
-        forward(U, inverse, n, ld, t);
+        left(t);
         for (int i = 0; i < count; ++i) y[i] = v[W[i]] - side[i] * dot(V_of(i), t, 0, n);
         solve_K(y);
         combine(y, u);
         for (int j = 0; j < n; ++j) u[j] += t[j];
-        backward(U, inverse, n, ld, u);
+        right(u);
         for (int j = 0; j < n; ++j) x[j] -= u[j];
         for (int i = 0; i < count; ++i) z[i] += y[i];
         violations(x, v);

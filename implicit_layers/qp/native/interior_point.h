@@ -302,7 +302,8 @@ template <class S> struct Solver {
             Mask farkas = never(), descent = never();
             if (any(other)) farkas = other & find_farkas(), descent = other & find_descent();
             certify(running & farkas, running & descent, running & broken & !solved);
-            const Mask finished = solved | broken | farkas | descent | (stalled >= double(STALL));
+            const Mask over = stalled >= select(best <= 1.0, splat<S>(PATIENCE), splat<S>(STALL));
+            const Mask failed = (farkas | descent | broken) & !solved;
             S changed{};
             for (int i = 0; i < g.total; ++i) {
                 const Mask row = g.inequality[i] > 0.0;
@@ -311,9 +312,9 @@ template <class S> struct Solver {
                 previous[i] = active[i];
             }
             const Mask settled = (changed <= 1.0) & (tries < double(POLISH_TRIES));
-            Mask want = running & (settled | finished | (last ? !never() : never()));
-            want = want & !((farkas | descent | broken) & !solved);
-            Mask done = finished;
+            Mask want = running & (settled | solved | over | (last ? !never() : never())) & !failed;
+            // Within tolerance a row may still be on neither side, and its derivative anything: go on to the polish.
+            Mask done = (solved & (score <= SHARP)) | failed | over;
             if (any(want)) {
                 done = done | polish_where(want);
                 residuals(x, s, lam);  // the polish used their room
