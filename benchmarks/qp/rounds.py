@@ -100,7 +100,7 @@ def contenders_for(case: Case, processes: Mapping[str, PeerProcess]) -> list[Con
 
 def run_case(case: Case, contenders: Sequence[Contender], budget: Budget, log: Callable[[str], object]) -> list[Row]:
     """Prepare, judge and time every contender; one that fails has a note instead of times."""
-    data = case.draw()
+    data = reference.draw(case)
     exact = reference.solve(data)
     rows = {c.name: Row(case, c.name, c.title) for c in contenders}
     plans: dict[tuple[str, str], tuple[int, int]] = {}

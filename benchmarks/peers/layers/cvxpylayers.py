@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import cvxpy as cp
 import numpy as np
@@ -35,12 +35,14 @@ class Cvxpylayers:
         if "lb" in shapes:
             constraints += [x >= parameters["lb"], x <= parameters["ub"]]
         problem = cp.Problem(objective, constraints)
-        arguments = {"eps": TOLERANCE, "max_iters": 100_000, "n_jobs_forward": 1, "n_jobs_backward": 1}
+        # Its backward pass is chosen, and its options known, only where a graph is recorded.
+        arguments: dict[str, Any] = {"eps": TOLERANCE, "max_iters": 100_000, "n_jobs_forward": 1}
         layer = CvxpyLayer(problem, parameters=list(parameters.values()), variables=[x])
 
         def solve(t: Tensors) -> Tensors:
             root = torch.linalg.cholesky(t["P"]).mT
-            found: Tensor = layer(root, *(t[name] for name in shapes if name != "P"), solver_args=arguments)[0]
+            given = arguments | ({"n_jobs_backward": 1} if torch.is_grad_enabled() else {})
+            found: Tensor = layer(root, *(t[name] for name in shapes if name != "P"), solver_args=given)[0]
             return {"x": found}
 
         self.timed = TorchLayer(ordered(task.data), task.wanted, task.v, solve)
