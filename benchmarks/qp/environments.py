@@ -71,7 +71,7 @@ def build(names: Iterable[str] | None, log: Callable[[str], object]) -> None:
             continue
         folder = ENVIRONMENTS / file.stem
         done = folder / "complete"
-        if done.exists() and done.stat().st_mtime > file.stat().st_mtime:
+        if done.exists() and done.stat().st_mtime >= file.stat().st_mtime:
             log(f"{file.stem}: up to date")
             continue
         log(f"{file.stem}: installing {file}")

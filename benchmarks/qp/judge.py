@@ -12,6 +12,7 @@ from .reference import Reference, Rows
 
 KKT_LIMIT = 1e-4  # beyond these an answer is wrong and its time does not count
 GRADIENT_LIMIT = 1e-2
+ZERO = 1e-6  # times v: a vertex has no gradient in q, and an error relative to nothing says nothing
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Accuracy:
         kkt: largest of the violation of a constraint, the entries of `Px + q + G'z + A'y + z_box`, the products of
             multiplier and slack, and negative multipliers; absolute.
         multipliers: whether the peer tells them; otherwise kkt is x's, with the reference's multipliers.
-        gradient: largest error of an entry over the largest entry of all gradients of that element; NaN without any.
+        gradient: largest error of an entry over the largest entry of all gradients of that element (at least `ZERO` of
+            v's largest entry); NaN without any.
         judged: elements in which the gradient is judged: the reference is exact and the derivative exists.
     """
 
@@ -84,7 +86,8 @@ def gradient_error(data: Arrays, gradients: Arrays, reference: Reference) -> flo
         top: Array = np.max(np.broadcast_arrays(*tops), 0)
         return top
 
-    relative = np.atleast_1d(largest(each) / largest({name: np.abs(value) for name, value in exact.items()}))
+    scale = largest({name: np.abs(value) for name, value in exact.items()})
+    relative = np.atleast_1d(largest(each) / np.maximum(scale, ZERO * np.abs(data["v"]).max()))
     judged = relative if shared else relative[reference.certified]
     return float(judged.max()) if np.isfinite(judged).all() else float("inf")
 
