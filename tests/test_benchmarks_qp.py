@@ -14,12 +14,12 @@ from tolerances import FD, FD_STEP, X_REGULAR
 from benchmarks.__main__ import cli
 from benchmarks.peers.layers import Task, boxes_as_rows, rows_as_boxes, rows_for_boxes
 from benchmarks.problem_sets import known_optimum
-from benchmarks.qp import environments, judge, peak, plots, reference, report, run
+from benchmarks.qp import environments, judge, peak, plots, reference, report, run, shares
 from benchmarks.qp.cases import EXPERIMENTS, QUICK, SHARED, SWEEP, TABLE, Case
 from benchmarks.qp.environments import PEERS
 from benchmarks.qp.judge import Accuracy, accuracy
 from benchmarks.qp.processes import PeerError, PeerProcess, environment
-from benchmarks.qp.rounds import Budget, Contender, Row, contenders_for, plan, run_case
+from benchmarks.qp.rounds import Budget, Contender, Row, contenders_for, mark_wrong_rules, plan, run_case
 from benchmarks.qp.summary import ratio, spread, takes_part
 
 SMALL = {
@@ -435,6 +435,16 @@ def test_the_best_peer_is_the_fastest_right_one(rows):
     assert report.compare(rows, "forward", layers=False).best.name == "piqp"
 
 
+def test_a_wrong_derivative_counts_in_no_batch_of_that_size(rows):
+    lucky = row("qpax", 0.001, 0.001, case=TABLE[0])
+    unsolved = row("moreau", 0.001, 0.001, Accuracy(1.0, True, 1.0, 8), case=TABLE[0])  # says nothing about its rule
+    elsewhere = row("qpax", 0.001, 0.001, case=TABLE[4])
+    mark_wrong_rules([*rows, lucky, unsolved, elsewhere])
+    assert not lucky.counts
+    assert elsewhere.counts
+    assert next(r for r in rows if r.name == "moreau").counts
+
+
 def test_the_tables_say_what_was_reached_and_what_is_wrong(rows):
     table = report.main_table(rows)
     assert "moreau" in table
@@ -462,7 +472,7 @@ def test_the_document_has_every_section(rows):
     shared = [row("ours", 0.01, 0.02, case=SHARED, peak_mib=5.0),
               row("ours-expanded", 0.02, 0.05, case=SHARED, peak_mib=100.0)]  # fmt: skip
     shares = [row("ours", 0.01, 0.02, case=case, iterations=[8] * case.batch) for case in TABLE
-              if case.key in report.SHARE_CASES]  # fmt: skip
+              if case.key in shares.CASES]  # fmt: skip
     text = report.document(written([*rows, *shared, *shares]))
     for word in ("abacus", "beads", "2.5 (2.5 .. 2.5)", "5.0 / 100.0 MiB = 0.05", "## Two threads", "2 (2 .. 2) |",
                  "moreau: not installed", "dQP (DAQP) in tiny;128: no answer within 45 s", "large;8"):  # fmt: skip

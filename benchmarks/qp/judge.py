@@ -38,6 +38,11 @@ class Accuracy:
         """Whether the time counts; a peer without gradients is judged on its answer alone."""
         return self.kkt <= KKT_LIMIT and (np.isnan(self.gradient) or self.gradient <= GRADIENT_LIMIT)
 
+    @property
+    def wrong_rule(self) -> bool:
+        """Whether the derivative is wrong although the answer is right."""
+        return self.kkt <= KKT_LIMIT and self.gradient > GRADIENT_LIMIT
+
 
 def accuracy(data: Arrays, results: Arrays, reference: Reference) -> Accuracy:
     """Judge what a peer returned."""

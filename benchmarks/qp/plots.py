@@ -11,6 +11,7 @@ import numpy as np
 from ..report import write_figure
 from .environments import PEERS
 from .rounds import Row
+from .shares import TARGETS, peak_share, share_rows
 from .summary import spread
 
 if TYPE_CHECKING:
@@ -104,8 +105,6 @@ def draw_share(report: Report, path: Path) -> None:
     """Draw the share of one core's floating-point peak that our solver reaches, with its targets."""
     import matplotlib.pyplot as plt
 
-    from .report import SHARE_TARGETS, peak_share, share_rows
-
     rows = share_rows(report.rows)
     if not rows:
         return
@@ -113,7 +112,7 @@ def draw_share(report: Report, path: Path) -> None:
     places = np.arange(len(rows))
     axis.bar(places, [100 * peak_share(row, report.peak) for row in rows], width=0.6, color="C0", label="measured")
     for place, row in zip(places, rows, strict=True):
-        target = 100 * SHARE_TARGETS[row.case.n]
+        target = 100 * TARGETS[row.case.n]
         axis.plot([place - 0.4, place + 0.4], [target, target], color="black", label="target" if place == 0 else None)
     axis.set_xticks(places, [f"n = {row.case.n}\n{row.case.key}" for row in rows])
     axis.set(

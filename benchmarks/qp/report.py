@@ -10,12 +10,10 @@ import numpy as np
 
 from ..report import markdown_table, write_bytes, write_csv
 from .judge import GRADIENT_LIMIT, KKT_LIMIT
-from .peak import Peak, solve_flops
+from .peak import Peak
 from .rounds import Budget, Row
+from .shares import TARGETS, peak_share, share_rows
 from .summary import Spread, ratio, spread
-
-SHARE_TARGETS = {3: 0.20, 10: 0.27, 100: 0.45, 500: 0.60}
-SHARE_CASES = ("tiny;8192", "small;1024", "optnet;128", "large;8")
 
 
 @dataclass(frozen=True)
@@ -153,23 +151,11 @@ def shared_table(rows: Sequence[Row]) -> str:
     return markdown_table(["shared P, G; n = m = 100; batch 128", "measured", "target"], lines)
 
 
-def peak_share(row: Row, peak: Peak) -> float:
-    """Return the share of one core's peak that our forward pass reaches, by the model of `solve_flops`."""
-    case = row.case
-    work = solve_flops(case.n, case.m + case.p, "box" in case.kind, row.iterations)
-    return work / spread(row.forward).median / peak.flops
-
-
-def share_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return our rows of the cases whose share of the peak is reported."""
-    return [row for row in rows if row.name == "ours" and row.case.key in SHARE_CASES and row.forward]
-
-
 def share_table(rows: Sequence[Row], peak: Peak) -> str:
     """Return the share of the peak."""
     lines = [
         [row.case.key, row.case.n, f"{np.mean(row.iterations):.1f}", f"{peak_share(row, peak):.1%}",
-         f"{SHARE_TARGETS[row.case.n]:.0%}"]
+         f"{TARGETS[row.case.n]:.0%}"]
         for row in share_rows(rows)
     ]  # fmt: skip
     return markdown_table(["case; batch", "n", "factorisations", "share of peak", "target"], lines)

@@ -17,7 +17,7 @@ from .environments import LAYERS, OURS, PEERS, Peer
 from .machine import describe
 from .peak import measure_peak
 from .processes import PeerProcess
-from .rounds import Budget, Row, contenders_for, run_case
+from .rounds import Budget, Row, contenders_for, mark_wrong_rules, run_case
 
 Log = Callable[[str], object]
 
@@ -82,6 +82,7 @@ def run(cases: Sequence[Case], peers: Sequence[Peer], notes: Sequence[str], budg
     with processes_of(peers) as processes:
         for case in cases:
             rows += run_case(case, contenders_for(case, processes), budget, log)
+            mark_wrong_rules(rows)
             written = report.Report(rows, describe(), notes, budget, peak)
             report.write(written, out)
     return report.main_table(rows)
