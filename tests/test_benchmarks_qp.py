@@ -471,9 +471,9 @@ def written(rows):
 def test_the_document_has_every_section(rows):
     shared = [row("ours", 0.01, 0.02, case=SHARED, peak_mib=5.0),
               row("ours-expanded", 0.02, 0.05, case=SHARED, peak_mib=100.0)]  # fmt: skip
-    shares = [row("ours", 0.01, 0.02, case=case, iterations=[8] * case.batch) for case in TABLE
+    share_of_peak = [row("ours", 0.01, 0.02, case=case, iterations=[8] * case.batch) for case in TABLE
               if case.key in shares.CASES]  # fmt: skip
-    text = report.document(written([*rows, *shared, *shares]))
+    text = report.document(written([*rows, *shared, *share_of_peak]))
     for word in ("abacus", "beads", "2.5 (2.5 .. 2.5)", "5.0 / 100.0 MiB = 0.05", "## Two threads", "2 (2 .. 2) |",
                  "moreau: not installed", "dQP (DAQP) in tiny;128: no answer within 45 s", "large;8"):  # fmt: skip
         assert word in text
