@@ -96,7 +96,7 @@ def qp(
     cases = select_cases(names(chosen), quick, experiments)
     peers, missing = select_peers(names(rivals), quick)
     if quick:
-        rounds, seconds, timeout = min(rounds, 5), 0.3, 5.0
+        rounds, seconds, timeout = min(rounds, 5), 0.2, 5.0
     budget = Budget(rounds=rounds, seconds=seconds, timeout=timeout, clock=clock)
     click.echo(run(cases, peers, missing, budget, out, lambda line: click.echo(line, err=True)))
     for line in missing:

@@ -19,6 +19,7 @@ from .peak import measure_peak
 from .processes import PeerProcess
 from .rounds import Budget, Row, contenders_for, mark_wrong_rules, run_case
 
+LIGHT = ("ours", "proxsuite", "moreau", "daqp", "piqp")  # start and answer fast
 Log = Callable[[str], object]
 
 
@@ -49,8 +50,8 @@ def select_peers(names: Sequence[str], quick: bool) -> tuple[list[Peer], list[st
     unknown = [name for name in names if name not in PEERS]
     if unknown:
         raise click.UsageError(f"--peers: expected names of {', '.join(PEERS)}, got {unknown[0]!r}")
-    light = [name for name, peer in PEERS.items() if not quick or peer.environment in ("", "torch")]
-    wanted = [PEERS[name] for name in PEERS if name in (names or light) or name == OURS.name]
+    default = LIGHT if quick else tuple(PEERS)
+    wanted = [PEERS[name] for name in PEERS if name in (names or default) or name == OURS.name]
     missing = [
         f"{p.title}: not installed (`make bench-peers` builds its environment)" for p in wanted if not p.installed
     ]
