@@ -458,6 +458,11 @@ def test_the_tables_say_what_was_reached_and_what_is_wrong(rows):
     assert "no answer within 45 s" in each
 
 
+def test_a_wrong_answer_of_ours_is_marked_too(rows):
+    rows[0].accuracy = WRONG
+    assert "**wrong**" in report.main_table(rows)
+
+
 def test_a_run_without_peers_has_times_but_no_ratio(rows):
     table = report.main_table(rows[:1])
     assert "nan" not in table

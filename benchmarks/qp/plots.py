@@ -26,8 +26,9 @@ def draw(report: Report, out: Path) -> None:
     families = [name for name in BATCH_FAMILIES if any(row.case.name == name for row in report.rows)]
     if families:
         draw_batch(report.rows, families, Path(f"{out}_batch.png"))
-    if any(row.case.group == "sweep" for row in report.rows):
-        draw_size([row for row in report.rows if row.case.group == "sweep"], Path(f"{out}_n.png"))
+    series = [row for row in report.rows if row.case.group == "sweep" or row.case.key == "optnet;64"]
+    if any(row.case.group == "sweep" for row in series):
+        draw_size(series, Path(f"{out}_n.png"))
     draw_share(report, Path(f"{out}_peak.png"))
 
 
@@ -97,7 +98,7 @@ def legend(figure: Any, axes: Sequence[Any]) -> None:
         handles, labels = axis.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     hollow = any(line.get_markerfacecolor() == "white" for axis in axes for line in axis.get_lines())
-    title = "hollow: answer wrong" if hollow else None
+    title = "hollow: wrong, does not count" if hollow else None
     figure.legend(entries.values(), entries.keys(), loc="outside right upper", frameon=False, title=title)
 
 

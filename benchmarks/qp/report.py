@@ -83,18 +83,19 @@ def error_text(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.0e}"
 
 
-def main_table(rows: Sequence[Row]) -> str:
-    """Return the ratio table: one line for each case in which peers ran."""
+def main_table(rows: Sequence[Row], group_name: str = "table") -> str:
+    """Return the ratio table: one line for each case of a group."""
     lines = []
     for group in by_case(rows).values():
         case = group[0].case
         ours = next((row for row in group if row.name == "ours"), None)
-        if ours is None or ours.accuracy is None or case.group != "table":
+        if ours is None or ours.accuracy is None or case.group != group_name:
             continue
         total, forward = compare(group, "forward_backward"), compare(group, "forward")
         raw = compare(group, "forward", layers=False)
         target = case.target or 1.0
         reached = "-" if np.isnan(total.ratio.median) else "yes" if total.ratio.median >= target else "**no**"
+        reached = reached if ours.counts else "**wrong**"
         lines.append([
             f"{case.name} ({case.n}, {case.m}, {case.p}); {case.batch}",
             ms(forward.ours.median), ms(total.ours.median),
@@ -180,6 +181,7 @@ def document(report: Report) -> str:
     add_section(parts, "## Shared P and G", shared_table(rows))
     add_section(parts, "## Two threads", thread_table(rows))
     add_section(parts, "## Share of the machine's peak", share_table(rows, report.peak))
+    add_section(parts, "## Published experiments", main_table(rows, "experiment"))
     parts += ["## Left out", "\n".join(f"- {line}" for line in [*report.notes, SPARSE, *failures(rows)])]
     parts += ["## Every case"]
     for key, group in groups.items():

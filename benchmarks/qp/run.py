@@ -86,4 +86,5 @@ def run(cases: Sequence[Case], peers: Sequence[Peer], notes: Sequence[str], budg
             mark_wrong_rules(rows)
             written = report.Report(rows, describe(), notes, budget, peak)
             report.write(written, out)
-    return report.main_table(rows)
+    tables = (report.main_table(rows), report.main_table(rows, "experiment"))
+    return "\n\n".join(table for table in tables if table.count("\n") >= 2)
