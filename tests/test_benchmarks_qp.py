@@ -14,7 +14,7 @@ from tolerances import FD, FD_STEP, X_REGULAR
 from benchmarks.__main__ import cli
 from benchmarks.peers.layers import Task, boxes_as_rows, rows_as_boxes, rows_for_boxes
 from benchmarks.problem_sets import known_optimum
-from benchmarks.qp import environments, judge, peak, plots, reference, report, run, shares
+from benchmarks.qp import comparison, environments, judge, peak, plots, reference, report, run, shares
 from benchmarks.qp.cases import EXPERIMENTS, QUICK, SHARED, SWEEP, TABLE, Case
 from benchmarks.qp.environments import PEERS
 from benchmarks.qp.judge import Accuracy, accuracy
@@ -428,11 +428,11 @@ def rows():
 
 
 def test_the_best_peer_is_the_fastest_right_one(rows):
-    total, forward = report.compare(rows, "forward_backward"), report.compare(rows, "forward")
+    total, forward = comparison.compare(rows, "forward_backward"), comparison.compare(rows, "forward")
     assert total.best.name == "moreau"
     assert total.ratio.median == pytest.approx(15)
     assert forward.best.name == "qpth"
-    assert report.compare(rows, "forward", layers=False).best.name == "piqp"
+    assert comparison.compare(rows, "forward", layers=False).best.name == "piqp"
 
 
 def test_a_wrong_derivative_counts_in_no_batch_of_that_size(rows):
@@ -461,6 +461,20 @@ def test_the_tables_say_what_was_reached_and_what_is_wrong(rows):
 def test_a_wrong_answer_of_ours_is_marked_too(rows):
     rows[0].accuracy = WRONG
     assert "**wrong**" in report.main_table(rows)
+
+
+def test_layers_faster_than_ours_are_listed_right_or_wrong(rows):
+    assert [(r.name, what) for r, what, _ in comparison.faster_layers(rows)] == [("qpax", "forward_backward")]
+    rows[0].forward = dict.fromkeys(range(3), 0.005)
+    assert ("qpth", "forward") in [(r.name, what) for r, what, _ in comparison.faster_layers(rows)]
+    line = next(line for line in report.faster_table(rows).splitlines() if "qpth" in line)
+    assert [cell.strip() for cell in line.split("|")][1:-1] == [
+        "tiny;128",
+        "qpth",
+        "forward",
+        "0.8 (0.8 .. 0.8)",
+        "yes",
+    ]
 
 
 def test_a_run_without_peers_has_times_but_no_ratio(rows):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..report import markdown_table, write_bytes, write_csv
+from .comparison import by_case, compare, faster_layers
 from .judge import GRADIENT_LIMIT, KKT_LIMIT
 from .peak import Peak
 from .rounds import Budget, Row
@@ -25,41 +26,6 @@ class Report:
     notes: Sequence[str]
     budget: Budget
     peak: Peak
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Ours against the best peer whose answer is right, in one phase of one case."""
-
-    ours: Spread
-    best: Row | None
-    peer: Spread
-    ratio: Spread
-
-
-def compare(rows: Sequence[Row], what: str, layers: bool = True) -> Comparison:
-    """Find the best peer of a case: the smallest median among those that count, ours and its variants aside.
-
-    Args:
-        rows: of one case.
-        what: "forward" or "forward_backward".
-        layers: among differentiable layers, or else among raw solvers.
-    """
-    ours = next(row for row in rows if row.name == "ours")
-    times = getattr(ours, what)
-    peers = [row for row in rows if not row.name.startswith("ours") and row.counts and getattr(row, what)]
-    peers = [row for row in peers if bool(row.forward_backward) == layers]
-    best = min(peers, key=lambda row: spread(getattr(row, what)).median, default=None)
-    other = {} if best is None else getattr(best, what)
-    return Comparison(spread(times), best, spread(other), ratio(other, times))
-
-
-def by_case(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Group rows by case, in order."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.case.key, []).append(row)
-    return found
 
 
 def ms(seconds: float) -> str:
@@ -126,6 +92,15 @@ def case_table(rows: Sequence[Row]) -> str:
     return markdown_table(header, lines)
 
 
+def faster_table(rows: Sequence[Row]) -> str:
+    """Return where a layer is faster than ours: "never slower than any peer" is this table being empty."""
+    lines = [
+        [row.case.key, row.title, what.replace("_", " + "), times_text(times), "yes" if row.counts else "wrong"]
+        for row, what, times in faster_layers(rows)
+    ]
+    return markdown_table(["case; batch", "layer", "phase", "ours times faster", "its answer right"], lines)
+
+
 def thread_table(rows: Sequence[Row]) -> str:
     """Return ours with two threads against one."""
     lines = []
@@ -181,6 +156,7 @@ def document(report: Report) -> str:
     add_section(parts, "## Shared P and G", shared_table(rows))
     add_section(parts, "## Two threads", thread_table(rows))
     add_section(parts, "## Share of the machine's peak", share_table(rows, report.peak))
+    add_section(parts, "## Where a layer is faster than ours", faster_table(rows))
     add_section(parts, "## Published experiments", main_table(rows, "experiment"))
     parts += ["## Left out", "\n".join(f"- {line}" for line in [*report.notes, SPARSE, *failures(rows)])]
     parts += ["## Every case"]
