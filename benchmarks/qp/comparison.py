@@ -19,6 +19,12 @@ class Comparison:
     ratio: Spread
 
 
+def ours_of(rows: Iterable[Row]) -> Row | None:
+    """Return our row of a case: the QP layer's, or that of the closed form where no matrices are left."""
+    mine = {row.name: row for row in rows if row.name in ("ours", "ours-projection")}
+    return mine.get("ours", mine.get("ours-projection"))
+
+
 def compare(rows: Sequence[Row], what: str, layers: bool = True) -> Comparison:
     """Find the best peer of a case: the smallest median among those that count, ours and its variants aside.
 
@@ -27,7 +33,8 @@ def compare(rows: Sequence[Row], what: str, layers: bool = True) -> Comparison:
         what: "forward" or "forward_backward".
         layers: among differentiable layers, or else among raw solvers.
     """
-    ours = next(row for row in rows if row.name == "ours")
+    ours = ours_of(rows)
+    assert ours is not None
     times = getattr(ours, what)
     peers = [row for row in rows if not row.name.startswith("ours") and row.counts and getattr(row, what)]
     peers = [row for row in peers if bool(row.forward_backward) == layers]
@@ -48,7 +55,7 @@ def faster_layers(rows: Iterable[Row]) -> list[tuple[Row, str, Spread]]:
     """Return the layers that beat ours somewhere, right or wrong: row, phase, and how many times faster ours is."""
     found = []
     for group in by_case(rows).values():
-        ours = next((row for row in group if row.name == "ours"), None)
+        ours = ours_of(group)
         for row in group:
             for what in ("forward", "forward_backward"):
                 if ours is None or row.name.startswith("ours") or not row.forward_backward:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..report import markdown_table, write_bytes, write_csv
-from .comparison import by_case, compare, faster_layers
+from .comparison import by_case, compare, faster_layers, ours_of
 from .judge import GRADIENT_LIMIT, KKT_LIMIT
 from .peak import Peak
 from .rounds import Budget, Row
@@ -54,7 +54,7 @@ def main_table(rows: Sequence[Row], group_name: str = "table") -> str:
     lines = []
     for group in by_case(rows).values():
         case = group[0].case
-        ours = next((row for row in group if row.name == "ours"), None)
+        ours = ours_of(group)
         if ours is None or ours.accuracy is None or case.group != group_name:
             continue
         total, forward = compare(group, "forward_backward"), compare(group, "forward")

@@ -27,7 +27,7 @@ TWO_THREADS = {"ours-2-threads": "ours, 2 threads"}
 VARIANTS: dict[str, dict[str, str | None]] = {
     "shared": {"ours": "ours, P and G shared", "ours-expanded": "ours, P and G copied for each element"},
     "simplex": {"ours-projection": "ours, project_simplex"},
-    "projection": {"ours-projection": "ours, project_simplex"},
+    "projection": {"ours-projection": "ours, project_simplex", "dqp": "dQP (sparse, PIQP)"},
 }
 OPTIONS: dict[str, dict[str, Any]] = {"ours-expanded": {"expand": True}}
 
