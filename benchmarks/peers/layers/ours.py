@@ -13,7 +13,9 @@ from . import TOLERANCE, Arrays, Task
 from .torch_layer import Tensors, TorchLayer
 
 PACKAGES = ("implicit-layers", "torch")
-SOLVER = InteriorPoint(eps_abs=TOLERANCE, eps_rel=0)  # absolute, as it is for every peer
+# Absolute, as it is for every peer. Relative to the largest term only round-off is forgiven: without that, large data
+# sends the solver after digits that float64 does not hold, and no peer goes there.
+SOLVER = InteriorPoint(eps_abs=TOLERANCE, eps_rel=1e-12)
 
 
 @final
