@@ -64,9 +64,9 @@ def names(text: str) -> list[str]:
 @click.option("--peers", "rivals", default="", help="Comma-separated; default: all that are installed.")
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(1), help="Interleaved rounds of timing.")
 @click.option(
-    "--seconds", default=4.0, show_default=True, type=click.FloatRange(0), help="Timing per peer and case [s]."
+    "--seconds", default=3.0, show_default=True, type=click.FloatRange(0), help="Timing per peer and case [s]."
 )
-@click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Longest single step [s].")
+@click.option("--timeout", default=20.0, show_default=True, type=click.FloatRange(0.1), help="Longest single step [s].")
 @click.option("--clock", default="wall", show_default=True, type=click.Choice(["wall", "cpu"]),
               help="CPU time is for a machine that others use too.")  # fmt: skip
 @click.option("--experiments", is_flag=True, help="Also the experiments published by dQP, BPQP and SCQPTH.")

@@ -46,8 +46,8 @@ class Budget:
     """
 
     rounds: int = 15
-    seconds: float = 4.0
-    timeout: float = 30.0
+    seconds: float = 3.0
+    timeout: float = 20.0
     sample: float = 0.02
     clock: Literal["wall", "cpu"] = "wall"
 
