@@ -35,7 +35,7 @@ def table(path):
 # --- the command line -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", "implicit-vs-unrolled", "maros-meszaros", "fuzz"])
+@pytest.mark.parametrize("command", ["", "qp", "peers", "implicit-vs-unrolled", "maros-meszaros", "fuzz"])
 def test_help_shows_examples(command):
     result = invoke(*([command] if command else []), "--help")
     assert result.exit_code == 0
