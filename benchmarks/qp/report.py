@@ -167,7 +167,7 @@ def document(report: Report) -> str:
 
 
 CLOCKS = {"wall": "Wall", "cpu": "CPU"}
-SPARSE = "Sparse programs (PEERS' band problems, n = 5000 and 20000): our library has no sparse solver."
+SPARSE = "Sparse programs (bands, n = 5000 and 20000): our library has no sparse solver."
 
 
 def add_section(parts: list[str], title: str, table: str) -> None:
