@@ -154,7 +154,8 @@ def document(report: Report) -> str:
              f"KKT residual <= {KKT_LIMIT:g} and gradient error <= {GRADIENT_LIMIT:g}.",
              "\n".join(f"- {name}: {value}" for name, value in lines), "## Ratios", main_table(rows)]  # fmt: skip
     add_section(parts, "## Shared P and G", shared_table(rows))
-    add_section(parts, "## Two threads", thread_table(rows))
+    if report.budget.clock == "wall":  # CPU time does not tell what a second core gains
+        add_section(parts, "## Two threads", thread_table(rows))
     add_section(parts, "## Share of the machine's peak", share_table(rows, report.peak))
     add_section(parts, "## Where a layer is faster than ours", faster_table(rows))
     add_section(parts, "## Published experiments", main_table(rows, "experiment"))
