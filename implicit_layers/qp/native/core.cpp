@@ -460,13 +460,12 @@ int adjoint(const AdjointArguments &a, int lanes) {
     const int64_t n = a.data.n, total = Element(a.data, 0).total, step = n + total + 1;
     std::vector<double> ux(size_t(a.data.batch * n)), ul(size_t(a.data.batch * total));
     std::vector<uint8_t> bad(size_t(a.data.batch), 0), active(size_t(a.data.batch * total));
-    for (int64_t b : rest) std::memcpy(active.data() + b * total, a.flags + 2 * b * total, size_t(total));
+    for (int64_t b : rest) std::copy_n(a.flags + 2 * b * total, total, active.begin() + b * total);
     const LinearArguments system{a.data, a.threads, nullptr, a.vx, a.vl, 0, n, total, active.data(), ux.data(), ul.data(), bad.data()};
     flags |= (lanes ? linear<Vec>(system, rest) : linear<double>(system, rest)) & 2;
     for (int64_t b : rest) {
         double *u = a.u + b * step;
-        std::memcpy(u, ux.data() + b * n, size_t(n) * sizeof(double));
-        std::memcpy(u + n, ul.data() + b * total, size_t(total) * sizeof(double));
+        std::copy_n(ux.begin() + b * n, n, u), std::copy_n(ul.begin() + b * total, total, u + n);
         u[n + total] = bad[size_t(b)];
         Gradients{a}.write(b, u, u + n);
         flags |= bad[size_t(b)] ? 4 : 0;
