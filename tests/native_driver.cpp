@@ -84,6 +84,8 @@ Block<double> curvature(const Sizes &z, int64_t &stride, int odd) {
         for (int64_t i = 0; i < n; ++i)
             for (int64_t j = 0; j < n; ++j)
                 for (int64_t l = 0; l < rank; ++l) P[base + i * n + j] += L[size_t(i * rank + l)] * L[size_t(j * rank + l)] / double(n);
+        if (chance(15))
+            for (int64_t i = 0; i < n * n; ++i) P[base + i] = i % (n + 1) ? 0.0 : 0.1 + std::fabs(normal());
         if (chance(5)) P[base] -= 3.0;
         if (chance(odd)) P[base + among(0, n * n - 1)] = odd_number();
     }
@@ -169,7 +171,7 @@ void solve_case() {
     Block<double> warm_x = tensor(z, z.n, a.stride_x, odd, Data::any_number),
                   warm_lam = tensor(z, z.total(), a.stride_lam, odd, Data::any_number);
     if (chance(40)) a.warm_x = warm_x.get(), a.warm_lam = warm_lam.get();
-    const int64_t total = z.total(), step = 5 + total + (a.keep ? il_kept_size(z.n, total) : 0);
+    const int64_t total = z.total(), step = 5 + total + (a.keep ? il_kept_size(z.n, total, a.data.stride_P == 0) : 0);
     Block<double> x = unwritten(z.batch * z.n), lam = unwritten(z.batch * total), info = unwritten(z.batch * step);
     Block<uint8_t> flags = flags_of(z.batch * 2 * total);
     a.x = x.get(), a.lam = lam.get(), a.info = info.get(), a.flags = flags.get();

@@ -131,7 +131,7 @@ def solve(
     _check_sizes(rows)
     n, total = rows.n, rows.total
     data, guards = _problems(params, layout, batch)
-    kept = _kept_size(n, total) if keep else 0
+    kept = _kept_size(n, total, data.stride_P == 0) if keep else 0
     if batch * kept > KEEP_LIMIT:
         kept = 0
     found = StackedSolution(
@@ -239,10 +239,10 @@ def adjoint(
 
 
 @functools.cache
-def _kept_size(n: int, total: int) -> int:
+def _kept_size(n: int, total: int, shared: bool) -> int:
     function = _library().il_kept_size
-    function.restype, function.argtypes = _long, [_long, _long]
-    return int(function(n, total))
+    function.restype, function.argtypes = _long, [_long, _long, ctypes.c_int]
+    return int(function(n, total, shared))
 
 
 def _library() -> Any:
@@ -272,7 +272,7 @@ def _problems(params: Sequence[Tensor], layout: Layout, batch: int) -> tuple[_Pr
         if v.dtype is not torch.float64 or not v.is_contiguous() or v.is_neg():
             v = v.detach().to(torch.float64).contiguous().resolve_neg()
         place = _PLACE[name]
-        values[place], values[place + 8] = v.data_ptr(), 0 if v.ndim == core else layout.sizes[name]
+        values[place], values[place + 8] = v.data_ptr(), layout.sizes[name] if v.ndim > core or batch == 1 else 0
         guards.append(v)
     return _Problems(*values), guards
 

@@ -24,6 +24,7 @@ constexpr double DEFINITE = 1e-10;    // share of its diagonal entry that a pivo
 constexpr double INDEPENDENT = 1e-10; // the same for K
 constexpr double CLEAR = 1e-9;        // relative size below which a slack or a multiplier may as well be zero
 constexpr double ROUNDED = 1e-13;     // asymmetry of P, relative, that the adjoint need not correct
+constexpr int WORTH_ALL = 8;          // elements sharing their rows from which on all of K pays
 constexpr int BLOCK_FROM = 24;        // smallest n for which block pivoting pays
 constexpr int ROUNDS = 12, IDLE = 2;      // of block pivoting: at most, and without progress
 
@@ -105,12 +106,13 @@ inline void backward(const double *U, const double *inverse, int n, int ld, doub
 
 constexpr int64_t MEASURES = 5;  // of a report: status, iterations, and the residuals primal, dual and gap
 
-// What the backward pass needs of a solution: the number of active rows (-1: nothing is kept), their indices, and the
-// upper triangles of U and R by rows with inverted diagonals.
+// What the backward pass needs of a solution: the number of active rows, their indices, and the upper triangles of R and
+// U by rows with inverted diagonals; U only where every element has its own P.
 struct Kept {
-    static int64_t size(int64_t n, int64_t total) {
+    static constexpr int NOTHING = -1, SEPARABLE = -2;  // instead of the number of rows
+    static int64_t size(int64_t n, int64_t total, bool shared_P) {
         const int64_t most = n < total ? n : total;
-        return 1 + most + n * (n + 1) / 2 + most * (most + 1) / 2;
+        return 1 + most + most * (most + 1) / 2 + (shared_P ? 0 : n * (n + 1) / 2);
     }
 };
 
@@ -120,21 +122,20 @@ class ActiveSet {
         : a_(a), e(a, 0), n(e.n), ld(round_up(n)), most(n < e.total ? n : e.total), ldr(round_up(most + 1)),
           bases(e.k + (e.upper || e.lower ? n : 0)), ldk(round_up(e.k)), small(n < BLOCK_FROM),
           shared_P(a.stride_P == 0), shared_rows(shared_P && a.stride_G == 0 && a.stride_A == 0) {
-        P.make((size_t)n * ld), U.make((size_t)n * ld);
-        if (small) T.make((size_t)n * ld), T_columns.make((size_t)n * ld), C_columns.make((size_t)n * ldk);
-        for (Array<double> *v : {&inverse, &x0, &x, &u, &w, &gradient, &Px}) v->make(ld);
-        V.make((size_t)bases * ld), K.make((size_t)bases * bases), size.make(ldk + n), place.make(bases), base_of.make(bases);
+        for (Array<double> *r : {&inverse, &x0, &x, &u, &w, &gradient, &Px, &z_bounds}) r->make(ld);
+        u_all.make(bases);
+        size.make(ldk + n), place.make(bases), base_of.make(bases);
         for (Array<double> *r : {&d, &v0, &v}) r->make(ldk + 2 * n);
-        gathered.make((size_t)(most + 1) * ldr), R.make((size_t)(most + 1) * ldr);
-        inverse_K.make((size_t)(most + 1) * ldr);
         for (Array<double> *r : {&inverse_R, &z, &target, &y}) r->make(ldr);
-        W.make(most + 1), at.make(most + 1), side.make(most + 1), where.make(e.total), entering.make(e.total);
+        W.make(most + 1), at.make(most + 1), side.make(most + 1), where.make(e.total), entering.make(e.total + bases);
     }
 
     // Solve one problem; false where it is not a clear case, and then nothing is promised of the results.
     bool solve(int64_t element, double eps_abs, double eps_rel, int max_iter, const double *warm_lam) {
         e = Element(a_, element);
         pivots = 0, most_pivots = max_iter, count = 0;
+        if (!shared_P || !prepared) separable = e.m == 0 && e.p <= 1 && is_diagonal();
+        if (separable) return (prepared = true) && solve_separable() && accept(eps_abs, eps_rel);
         if (!prepare() || !begin(warm_lam)) return false;
         if (n >= BLOCK_FROM || warm_lam) {
             if (block_pivoting()) return finish(eps_abs, eps_rel);
@@ -149,37 +150,22 @@ class ActiveSet {
         std::memcpy(x_out, x.data, n * sizeof(double));
         for (int row = 0; row < e.total; ++row) {
             const bool held = where.data[row] >= 0;
-            lam[row] = held ? z.data[where.data[row]] : 0.0;
+            lam[row] = multiplier_of(row);
             s[row] = e.equality(row) ? 0.0 : max2(-v.data[row], 0.0);
             active[row] = touching[row] = held;
         }
-        if (!kept || !symmetric) return;  // the adjoint takes P as it is
+        if (!kept) return;
+        if (separable) *kept = Kept::SEPARABLE;
+        if (separable || !symmetric) return;  // the adjoint takes P as it is
         *kept++ = count;
         for (int i = 0; i < count; ++i) *kept++ = W.data[i];
-        kept = pack(U, inverse, n, ld, kept);
-        pack(R, inverse_R, count, ldr, kept);
+        kept = pack(R, inverse_R, count, ldr, kept);
+        if (!shared_P) pack(U, inverse, n, ld, kept);
     }
 
     double primal = 0, dual = 0, gap = 0;
 
-  private:
-    const Problems &a_;
-    Element e;
-    const int n, ld, most, ldr, bases, ldk;
-    const bool small, shared_P, shared_rows;
-    bool prepared = false, definite = false, symmetric = false;
-    int pivots = 0, most_pivots = 0, count = 0, seen = 0;
-    Array<double> P, U, inverse, x0, x, u, w, gradient, Px, V, K, size, d, v0, v, gathered, R, inverse_R, z, target, y;
-    Array<double> T, T_columns, C_columns;  // of small problems: U⁻¹ by rows and by columns, the matrix rows by columns
-    Array<double> inverse_K;                // K_WW⁻¹, while rows come and go one by one
-    Array<int> place, base_of, where, entering;  // place: index + 1 among the seen rows; where: position in W or -1
-    Array<int> W, at;                  // the working set, and where its rows stand among the seen ones
-    Array<double> side;                // 1, or -1 for lower bounds
-
-    int base(int row) const { return row < e.k ? row : e.k + e.variable(row); }
-    double sign(int row) const { return row < e.k ? 1.0 : e.sign(row); }
-    const double *V_of(int position) const { return V.data + (size_t)at.data[position] * ld; }  // of W[position]
-
+    // The upper triangle of M by rows, the diagonal from elsewhere; returns where it ends.
     static double *pack(const double *M, const double *diagonal, int n, int ld, double *out) {
         for (int i = 0; i < n; ++i) {
             *out++ = diagonal[i];
@@ -189,8 +175,37 @@ class ActiveSet {
         return out;
     }
 
+  private:
+    const Problems &a_;
+    Element e;
+    const int n, ld, most, ldr, bases, ldk;
+    const bool small, shared_P, shared_rows;
+    bool prepared = false, definite = false, symmetric = false, separable = false, everything_seen = false;
+    int pivots = 0, most_pivots = 0, count = 0, seen = 0;
+    Array<double> P, U, inverse, x0, x, u, w, gradient, Px, V, K, size, d, v0, v, gathered, R, inverse_R, z, target, y;
+    Array<double> T, T_columns, C_columns;  // of small problems: U⁻¹ by rows and by columns, the matrix rows by columns
+    Array<double> z_bounds, u_all;          // multipliers of bounds of separable problems; R P⁻¹R'z
+    Array<double> inverse_K;                // K_WW⁻¹, while rows come and go one by one
+    Array<int> place, base_of, where, entering;  // place: index + 1 among the seen rows; where: position in W or -1
+    Array<int> W, at;                  // the working set, and where its rows stand among the seen ones
+    Array<double> side;                // 1, or -1 for lower bounds
+
+    int base(int row) const { return row < e.k ? row : e.k + e.variable(row); }
+    double sign(int row) const { return row < e.k ? 1.0 : e.sign(row); }
+    const double *V_of(int position) const { return V.data + (size_t)at.data[position] * ld; }  // of W[position]
+
+    // The large arrays, once they are needed.
+    void allocate() {
+        P.make((size_t)n * ld), U.make((size_t)n * ld);
+        if (small) T.make((size_t)n * ld), T_columns.make((size_t)n * ld), C_columns.make((size_t)n * ldk);
+        V.reserve((size_t)bases * ld), K.reserve((size_t)bases * bases);
+        gathered.make((size_t)(most + 1) * ldr), R.make((size_t)(most + 1) * ldr);
+        inverse_K.reserve((size_t)(most + 1) * ldr);
+    }
+
     // Factor P, measure the rows, find the unconstrained minimum.
     bool prepare() {
+        if (!P) allocate();
         if (!shared_P || !prepared) {
             definite = symmetrise() && cholesky(P, U, inverse, n, ld, 0, DEFINITE) == n;
             pivots += 1;
@@ -199,6 +214,9 @@ class ActiveSet {
         if (!shared_rows || !prepared) {
             std::memset(place.data, 0, bases * sizeof(int)), seen = 0;
             measure_rows();
+            // Where many elements share the rows, all of K pays: violations follow from it without x.
+            everything_seen = shared_rows && definite && !small && a_.batch >= WORTH_ALL;
+            if (everything_seen) see_everything();
         }
         prepared = true;
         if (!definite) return false;
@@ -323,11 +341,17 @@ class ActiveSet {
         for (; at < seen; ++at) make_K<1>(at);
     }
 
+    void see_everything() {
+        for (int b = 0; b < bases; ++b) entering[b] = b < e.k || e.upper ? b : e.lower_from + b - e.k;
+        see(entering, bases);
+    }
+
     template <int ROWS> void make_V(int at) {
         int from = n;
         for (int r = 0; r < ROWS; ++r) {
             const int b = base_of[at + r];
             double *out = V + (size_t)(at + r) * ld;
+            std::memset(out + n, 0, (ld - n) * sizeof(double));
             if (b < e.k) {
                 std::memcpy(out, e.matrix_row(b), n * sizeof(double)), from = 0;
             } else {
@@ -398,6 +422,15 @@ class ActiveSet {
         violations(x, v);
     }
 
+    void move_violations() {  // z <- target and the violations with it, from K alone
+        std::memset(u_all.data, 0, bases * sizeof(double));
+        for (int i = 0; i < count; ++i) {
+            z[i] = target[i];
+            axpy(z[i] * side[i], K + (size_t)at[i] * bases, u_all, 0, bases);
+        }
+        for (int row = 0; row < e.total; ++row) v[row] = v0[row] - sign(row) * u_all[base(row)];
+    }
+
     void combine(const double *weights, double *out) const {  // V_W weights
         std::memset(out, 0, ld * sizeof(double));
         for (int i = 0; i < count; ++i) axpy(weights[i] * side.data[i], V_of(i), out, 0, n);
@@ -405,7 +438,7 @@ class ActiveSet {
 
     double room(int row) const {  // below this, a violation may be round-off
         const double right = d.data[row];
-        return CLEAR * (size.data[base(row)] * reach + (right < INF ? std::fabs(right) : 0.0));
+        return CLEAR * ((row < e.k ? size.data[row] : 1.0) * reach + (right < INF ? std::fabs(right) : 0.0));
     }
     double reach = 0;
 
@@ -442,7 +475,10 @@ class ActiveSet {
         int best = e.total + 1, idle = 0;
         for (int round = 0; round < ROUNDS; ++round) {
             const int wrong = flip(false);
-            if (wrong == 0) return true;
+            if (wrong == 0) {
+                if (everything_seen) move_x();
+                return true;
+            }
             if (wrong < best) best = wrong, idle = 0;
             else if (++idle > IDLE) return false;
             if (count + wrong > most || pivots >= most_pivots) {
@@ -453,9 +489,14 @@ class ActiveSet {
             }
             flip(true);
             if (!factor(0)) return false;
-            aim(), take();
-            reach = max2(largest(x.data, n), 0.0);
-            if (!finite(reach)) return false;
+            aim();
+            if (everything_seen) {
+                move_violations();
+            } else {
+                take();
+                reach = largest(x.data, n);
+            }
+            if (!finite(reach + dot(target, target, 0, count))) return false;
         }
         return false;
     }
@@ -611,6 +652,103 @@ class ActiveSet {
         }
     }
 
+    bool is_diagonal() const {
+        for (int i = 0; i < n; ++i) {
+            const double *row = e.P + (size_t)i * n;
+            double off = 0;
+#pragma omp simd reduction(+ : off)
+            for (int j = 0; j < n; ++j) off += std::fabs(row[j]);
+            if (!(row[i] > 0) || off != row[i]) return false;
+        }
+        return true;
+    }
+
+    // Diagonal P, bounds, and at most one equality row a'x = b: x follows from the row's multiplier y entry by entry,
+    // x_j(y) = clip(-(q_j + y a_j) / P_jj), and a'x(y) falls piecewise linearly in y.
+    bool solve_separable() {
+        pivots = 1;
+        const double *a = e.A;
+        for (int row = 0; row < e.total; ++row) {
+            d[row] = e.right(row), where[row] = -1;
+            if (!(d[row] > -INF) || (e.equality(row) && d[row] == INF)) return false;
+        }
+        if (e.upper && e.lower)
+            for (int j = 0; j < n; ++j)
+                if (!(-d[e.lower_from + j] < d[e.k + j])) return false;
+        double multiplier = 0, low = -INF, high = INF;
+        if (e.p) {
+            size[0] = 0;
+            for (int j = 0; j < n; ++j) size[0] += std::fabs(a[j]);
+            if (!(size[0] > 0) || !finite(size[0])) return false;
+        }
+        for (int step = 0; e.p && step <= 60; ++step) {
+            double excess = -e.b[0], slope = 0;
+            for (int j = 0; j < n; ++j) {
+                const double p = e.P[(size_t)j * (n + 1)], free = -(e.q[j] + multiplier * a[j]) / p, at = clipped(j, free);
+                excess += a[j] * at;
+                slope += at == free ? a[j] * a[j] / p : 0.0;
+            }
+            if (!finite(excess)) return false;
+            if (excess > 0) low = multiplier;
+            else high = multiplier;
+            double next = slope > 0 ? multiplier + excess / slope : excess > 0 ? high : low;
+            if (!(next > low && next < high) && excess != 0) next = 0.5 * (low + high);
+            if (!finite(next) && slope == 0) next = excess > 0 ? 2 * std::fabs(multiplier) + 1 : -2 * std::fabs(multiplier) - 1;
+            if (next == multiplier || excess == 0 || !finite(next)) break;
+            if (std::fabs(next - multiplier) <= 1e-16 * std::fabs(next)) break;
+            multiplier = next;
+        }
+        separable_multipliers(multiplier);
+        return true;
+    }
+
+    double clipped(int j, double free) const {
+        const double upper = e.upper ? d[e.k + j] : INF, lower = e.lower ? -d[e.lower_from + j] : -INF;
+        return free > upper ? upper : free < lower ? lower : free;
+    }
+
+    // The rest of the solution for the multiplier of the equality row.
+    void separable_multipliers(double multiplier) {
+        if (e.p) W[count] = 0, where[0] = count, z[count++] = multiplier;
+        double excess = e.p ? -e.b[0] : 0.0;
+        xPx = qx = dz = scale = dual = primal = reach_primal = 0;
+        for (int j = 0; j < n; ++j) {
+            const double p = e.P[(size_t)j * (n + 1)], pull = e.p ? multiplier * e.A[j] : 0.0;
+            const double free = -(e.q[j] + pull) / p;
+            x[j] = clipped(j, free);
+            const double push = -(p * x[j] + e.q[j] + pull);  // what a bound must take
+            scale = max2(scale, max2(std::fabs(p * x[j]), max2(std::fabs(e.q[j]), std::fabs(pull))));
+            xPx += p * x[j] * x[j], qx += e.q[j] * x[j];
+            if (e.p) excess += e.A[j] * x[j];
+            if (x[j] == free) {
+                dual = max2(dual, std::fabs(push));
+                continue;
+            }
+            const int row = free > x[j] ? e.k + j : e.lower_from + j;
+            z_bounds[j] = std::fabs(push), where[row] = n + 1 + j, dz += d[row] * z_bounds[j];
+        }
+        violations_of_bounds();
+        if (e.p) {
+            v[0] = excess, dz += multiplier * e.b[0];
+            primal = std::fabs(excess), reach_primal = max2(std::fabs(e.b[0]), std::fabs(excess + e.b[0]));
+        }
+        for (int row = e.k; row < e.total; ++row)
+            if (d[row] < INF) reach_primal = max2(reach_primal, max2(std::fabs(d[row]), std::fabs(v[row] + d[row])));
+        gap = std::fabs(xPx + qx + dz);
+    }
+
+    void violations_of_bounds() {
+        if (e.upper)
+            for (int j = 0; j < n; ++j) v[e.k + j] = x[j] - d[e.k + j];
+        if (e.lower)
+            for (int j = 0; j < n; ++j) v[e.lower_from + j] = -x[j] - d[e.lower_from + j];
+    }
+
+    double multiplier_of(int row) const {
+        const int position = where.data[row];
+        return position < 0 ? 0.0 : position > n ? z_bounds.data[position - n - 1] : z.data[position];
+    }
+
     // Refine, and accept only what is beyond doubt.
     bool finish(double eps_abs, double eps_rel) {
         double before = INF;
@@ -622,11 +760,16 @@ class ActiveSet {
             before = error;
             refine();
         }
+        return accept(eps_abs, eps_rel);
+    }
+
+    bool accept(double eps_abs, double eps_rel) {
         reach = largest(x.data, n);
-        for (int i = 0; i < count; ++i)
-            if (!e.equality(W[i]) && !(z[i] * size[base(W[i])] > CLEAR * scale)) return false;
-        for (int row = 0; row < e.total; ++row)
-            if (where[row] < 0 && !(v[row] < -room(row))) return false;
+        for (int row = 0; row < e.total; ++row) {
+            if (e.equality(row)) continue;
+            const double weight = row < e.k ? size[row] : 1.0;
+            if (where[row] < 0 ? !(v[row] < -room(row)) : !(multiplier_of(row) * weight > CLEAR * scale)) return false;
+        }
         const double gap_size = max2(max2(std::fabs(xPx), std::fabs(qx)), std::fabs(dz));
         return dual <= eps_abs + eps_rel * scale && primal <= eps_abs + eps_rel * reach_primal &&
                gap <= eps_abs + eps_rel * gap_size;

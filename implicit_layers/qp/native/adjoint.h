@@ -29,7 +29,7 @@ struct Gradients {
         const int64_t k = m + p, total = k + n * (int64_t(s.ub != nullptr) + int64_t(s.lb != nullptr));
         const double *x = a.x + b * n, *lam = a.lam + b * total;
         // What was not solved may hold anything.
-        const bool solved = a.info[b * (MEASURES + total + (a.keep ? Kept::size(n, total) : 0))] == SOLVED;
+        const bool solved = a.info[b * (MEASURES + total + (a.keep ? Kept::size(n, total, s.stride_P == 0) : 0))] == SOLVED;
         if (a.gP) outer(n, n, ux, x, x, ux, -0.5, solved, a.gP + b * n * n);
         if (a.gG) outer(m, n, lam, ux, ul, x, -1.0, solved, a.gG + b * m * n);
         if (a.gA) outer(p, n, lam + m, ux, ul + m, x, -1.0, solved, a.gA + b * p * n);
@@ -62,7 +62,8 @@ struct Gradients {
 class KeptAdjoint {
   public:
     explicit KeptAdjoint(const AdjointArguments &arguments)
-        : a(arguments), n(int(a.data.n)), total(Element(a.data, 0).total), stride(Kept::size(n, total)) {
+        : a(arguments), n(int(a.data.n)), total(Element(a.data, 0).total), shared_P(a.data.stride_P == 0),
+          stride(Kept::size(n, total, shared_P)) {
         for (Array<double> *v : {&t, &ex, &Pu}) v->make(round_up(n));
         el.make(total), y.make(total), W.make(total), wx.make(round_up(n)), wl.make(total);
         ux.make(n), ul.make(total);
@@ -93,12 +94,14 @@ class KeptAdjoint {
             return true;
         }
         if (norm == 0) return true;
-        if (!kept || kept[0] < 0 || !(norm < INF)) return false;
+        if (!kept || kept[0] == Kept::NOTHING || !(norm < INF)) return false;
         const Element e(a.data, b);
+        if (kept[0] == Kept::SEPARABLE) return solve_separable(e, b, vx, vl);
         count = int(kept[0]);
         for (int i = 0; i < count; ++i) W[i] = int(kept[1 + i]), el[i] = vl ? vl[W[i]] : 0.0, wl[i] = 0.0;
         for (int j = 0; j < n; ++j) wx[j] = 0.0;
-        U = kept + 1 + count, R = U + (int64_t)n * (n + 1) / 2;
+        R = kept + 1 + count, U = R + (int64_t)count * (count + 1) / 2;
+        if (shared_P && !factor_shared(e)) return false;
         double error = INF;
         for (int step = 0; step < 3; ++step) {
             correct(e);
@@ -115,7 +118,9 @@ class KeptAdjoint {
   private:
     const AdjointArguments &a;
     const int n, total;
+    const bool shared_P;
     const int64_t stride;
+    Array<double> factor, packed;  // of a shared P
     int count = 0;
     const double *U = nullptr, *R = nullptr;
     Array<double> t, ex, el, y, Pu, wx, wl;
@@ -133,6 +138,47 @@ class KeptAdjoint {
             M -= n - i;
             r[i] = (r[i] - dot(M - i, r, i + 1, n)) * M[0];
         }
+    }
+
+    bool factor_shared(const Element &e) {
+        if (!packed) {
+            const int ld = round_up(n);
+            Array<double> P, diagonal;
+            P.make((size_t)n * ld), factor.make((size_t)n * ld), diagonal.make(ld), packed.make((size_t)n * (n + 1) / 2);
+            for (int i = 0; i < n; ++i)
+                for (int j = 0; j < n; ++j) P[(size_t)i * ld + j] = 0.5 * (e.P[(size_t)i * n + j] + e.P[(size_t)j * n + i]);
+            if (cholesky(P, factor, diagonal, n, ld, 0, DEFINITE) != n) return false;
+            ActiveSet::pack(factor, diagonal, n, ld, packed);
+        }
+        U = packed;
+        return true;
+    }
+
+    // Diagonal P, bounds, at most one equality row: an entry is at a bound, or free to follow the row.
+    bool solve_separable(const Element &e, int64_t b, const double *vx, const double *vl) {
+        const uint8_t *active = a.flags + 2 * b * total;
+        const double *row = e.A;
+        double above = e.p && vl ? -vl[0] : 0.0, below = 0;
+        for (int j = 0; j < n; ++j) {
+            const double p = e.P[(size_t)j * (n + 1)], pull = vx ? vx[j] : 0.0;
+            const bool up = e.upper && active[e.k + j], down = e.lower && active[e.lower_from + j];
+            const double held = !vl ? 0.0 : up ? vl[e.k + j] : down ? -vl[e.lower_from + j] : 0.0;
+            wx[j] = up || down ? held : pull / p;
+            if (!e.p) continue;
+            above += row[j] * wx[j];
+            if (!(up || down)) below += row[j] * row[j] / p;
+        }
+        if (e.p && !(below > 0)) return false;
+        const double weight = e.p ? above / below : 0.0;
+        if (e.p) ul[0] = weight;
+        for (int j = 0; j < n; ++j) {
+            const double p = e.P[(size_t)j * (n + 1)], pull = (vx ? vx[j] : 0.0) - (e.p ? weight * row[j] : 0.0);
+            const bool up = e.upper && active[e.k + j], down = e.lower && active[e.lower_from + j];
+            ux[j] = up || down ? wx[j] : pull / p;
+            if (up) ul[e.k + j] = pull - p * ux[j];
+            if (down) ul[e.lower_from + j] = p * ux[j] - pull;
+        }
+        return true;
     }
 
     // (wx, wl) += solution for the right-hand side (ex, el)

@@ -24,7 +24,7 @@ extern "C" struct SolveArguments {
     double *x, *lam;
     double *info;    // for every element: status, iterations, residuals (primal, dual, gap), slacks, and what is kept
     uint8_t *flags;  // for every element: active rows, touching rows
-    int64_t keep;    // whether there is room for Kept::size(n, total) more numbers in `info`
+    int64_t keep;    // whether there is room for Kept::size(...) more numbers in `info`
 };
 
 extern "C" struct LinearArguments {
@@ -47,7 +47,7 @@ struct Report {
     uint8_t *active, *touching;
 
     Report(const SolveArguments &a, int64_t b, int64_t n, int64_t total) {
-        status = a.info + b * (MEASURES + total + (a.keep ? Kept::size(n, total) : 0));
+        status = a.info + b * (MEASURES + total + (a.keep ? Kept::size(n, total, a.data.stride_P == 0) : 0));
         iterations = status + 1, residuals = status + 2, s = status + MEASURES, kept = a.keep ? s + total : nullptr;
         active = a.flags + 2 * b * total, touching = active + total;
     }
@@ -366,7 +366,7 @@ struct QuickRun {
             const double *warm = a.warm_lam ? a.warm_lam + b * a.stride_lam : nullptr;
             left[b] = !solver.solve(b, a.eps_abs, a.eps_rel, int(a.max_iter), warm);
             *out.iterations = solver.iterations();
-            if (out.kept) *out.kept = -1;
+            if (out.kept) *out.kept = Kept::NOTHING;
             if (left[b]) continue;
             solver.write(a.x + b * n, a.lam + b * total, out.s, out.active, out.touching, out.kept);
             *out.status = SOLVED;
@@ -415,7 +415,7 @@ int solve(const SolveArguments &a, int lanes) {
         for (int64_t b = 0; b < a.data.batch; ++b) {
             const Report out(a, b, a.data.n, total);
             *out.iterations = 0;
-            if (out.kept) *out.kept = -1;
+            if (out.kept) *out.kept = Kept::NOTHING;
         }
     }
     const Indices rest = collect(left);
@@ -480,4 +480,4 @@ int adjoint(const AdjointArguments &a, int lanes) {
 extern "C" int il_solve(const SolveArguments *a, int lanes) { return solve(*a, lanes); }
 extern "C" int il_linear(const LinearArguments *a, int lanes) { return solve_linear(*a, lanes); }
 extern "C" int il_adjoint(const AdjointArguments *a, int lanes) { return adjoint(*a, lanes); }
-extern "C" int64_t il_kept_size(int64_t n, int64_t total) { return Kept::size(n, total); }
+extern "C" int64_t il_kept_size(int64_t n, int64_t total, int shared_P) { return Kept::size(n, total, shared_P != 0); }

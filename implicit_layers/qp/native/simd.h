@@ -150,8 +150,13 @@ template <class S> struct Array {
     Array(const Array &) = delete;
     Array &operator=(const Array &) = delete;
     void make(size_t count) {
-        data = static_cast<S *>(::operator new(count * sizeof(S), ALIGNMENT));
+        reserve(count);
         std::memset(static_cast<void *>(data), 0, count * sizeof(S));
+    }
+    void reserve(size_t count) {  // with whatever the memory holds
+        ::operator delete(data, ALIGNMENT);
+        data = nullptr;
+        data = static_cast<S *>(::operator new(count * sizeof(S), ALIGNMENT));
     }
     operator S *() const { return data; }  // as shallow as a pointer
 };
