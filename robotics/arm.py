@@ -107,6 +107,19 @@ class PlanarArm:
         bound = math.radians(170)
         return cls(lengths=(1.0,) * num_links, limits=((-bound, bound),) * num_links)
 
+    @classmethod
+    def chain(cls, num_links: int = 10) -> "PlanarArm":
+        """Return the first links, two to ten, of a chain of ten unequal links whose limits are symmetric and narrow.
+
+        With six and with ten links it is the arm that the benchmark compares with convex relaxations.
+        """
+        if isinstance(num_links, bool) or not isinstance(num_links, int) or not 2 <= num_links <= 10:
+            raise ValueError(f"num_links: expected an integer from 2 to 10, found {shown(num_links)}")
+        lengths = (2.0, 2.0, 1.0, 2.0, 3.0, 2.0, 4.0, 4.0, 1.0, 2.0)
+        bounds = (math.pi / part for part in (4, 4, 8, 4, 4, 2, 4, 4, 2, 8))
+        limits = tuple((-bound, bound) for bound in bounds)
+        return cls(lengths=lengths[:num_links], limits=limits[:num_links])
+
     @property
     def num_links(self) -> int:
         """Number n of links."""

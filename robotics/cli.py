@@ -12,7 +12,8 @@ from torch import Tensor
 
 from robotics import demo as demonstration
 from robotics.arm import PlanarArm, finite_numbers
-from robotics.dataset import DatasetConfig, IKDataset, make_dataset
+from robotics.dataset import IKDataset, make_dataset
+from robotics.dataset_config import DatasetConfig
 from robotics.files import FileError, read_scene, read_targets_csv, write_csv, write_json
 from robotics.metrics import evaluate, table
 from robotics.models import MODELS, IKAnswer, IKStatus, build_model
@@ -92,11 +93,12 @@ def main() -> None:
 
 @main.command(epilog=_examples("demo --out runs/demo", "demo --quick --out runs/quick --seed 1"))
 @click.option("--quick", is_flag=True, help="A fifth of the work: less than 40 seconds.")
+@click.option("--links", type=click.IntRange(2, 10), help="An arm of so many links of 1 m; Duka's arm if not given.")
 @_common("Folder for the data, one run for each model, metrics.json and the figures.")
-def demo(quick: bool, out: Path, seed: int) -> None:
+def demo(quick: bool, links: int | None, out: Path, seed: int) -> None:
     """Run everything: data, a network, the same with QP layers, a table of scores, figures."""
     size = demonstration.QUICK if quick else demonstration.FULL
-    rows, files = demonstration.run_demo(out, size, seed, say=_say)
+    rows, files = demonstration.run_demo(out, size, seed, say=_say, arm=PlanarArm.unit(links) if links else None)
     click.echo(f"\nTip errors are shares of the reach.\n\n{table(rows)}\n\nFiles written:")
     for file in files:
         click.echo(f"  {file}")
@@ -112,6 +114,7 @@ def demo(quick: bool, out: Path, seed: int) -> None:
 @click.option("--sampling", default="joints", show_default=True, help="joints or workspace: what is drawn uniformly.")
 @click.option("--removal", default="whole-arm", show_default=True, help="none, tip or whole-arm: what may not touch.")
 @click.option("--inputs", default="xy", show_default=True, help="xy or xytheta: what a network sees.")
+@click.option("--labels", is_flag=True, help="Label every sample by the oracle: all its answers (three links).")
 @_common("Folder for config.json and data.npz.")
 def dataset(out: Path, seed: int, scene: Path | None, **choices: Any) -> None:
     """Make a data set of targets and joint angles that reach them."""

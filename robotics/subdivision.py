@@ -164,7 +164,8 @@ def joined(curves: Curves, cells: Cells) -> Tensor:
     after[1:] = (cells.ends[1:, 0] == cells.ends[:-1, 1]) & (cells.target[1:] == cells.target[:-1])
     after[1:] &= cells.elbow[1:] == cells.elbow[:-1]
     # The two sides meet where δ = 0, unless the wrist cannot get there.
-    return after & ((cells.ends[:, 0] != _MIDDLE) | (curves.motion.first[cells.target] == 0))
+    meet: Tensor = (cells.ends[:, 0] != _MIDDLE) | (curves.motion.first[cells.target] == 0)
+    return after & meet
 
 
 def places(cells: Cells) -> Tensor:
