@@ -102,6 +102,14 @@ class Circles:
         distance, _ = _safe_norm(tip - centers, tip.abs())
         return _minimum(distance - radii - link_radius)
 
+    def pick(self, index: Any) -> "Circles":
+        """Return the scenes of some elements of the batch; one scene for all serves them as it is.
+
+        Args:
+            index: What a tensor of the batch's shape is indexed with.
+        """
+        return self if self.radii.ndim == 1 else Circles(self.centers[index], self.radii[index])
+
     def to_json(self) -> dict[str, Any]:
         """Return {"circles": [[x, y, r], ...]}; a batch of scenes has no such form."""
         if self.centers.ndim != 2 or self.radii.ndim != 1:

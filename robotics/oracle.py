@@ -85,8 +85,7 @@ def solve_positions(arm: PlanarArm, targets: Tensor, circles: Circles) -> Soluti
     parts = []
     for first in range(0, max(len(targets), 1), CHUNK):
         chunk = slice(first, first + CHUNK)
-        scene = circles if circles.radii.ndim == 1 else Circles(circles.centers[chunk], circles.radii[chunk])
-        part = _solve_chunk(arm, targets[chunk].double(), scene)
+        part = _solve_chunk(arm, targets[chunk].double(), circles.pick(chunk))
         parts.append(part._replace(target=part.target + first))
     return Solutions(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
