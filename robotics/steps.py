@@ -17,7 +17,7 @@ ESCAPE_MARGIN = 1e-3  # of reach: a start that leaves a circle keeps this far of
 ESCAPE_WEIGHT = 10.0
 
 
-def certified_step(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
+def certified_step(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, curvature: bool = False) -> Tensor:
     """Take one step of rows (C): solve without remainder, again with that step's remainder, then shorten.
 
     Args:
@@ -25,14 +25,15 @@ def certified_step(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circ
         theta: clear postures inside the limits, `(*batch, n)` [rad].
         targets: `(*batch, 2|3)` [m, m, rad].
         circles: the scene, shared or one per posture.
+        curvature: see `build_step`; to get as near as can be to a target that cannot be reached.
 
     Returns:
         Joint angles `(*batch, n)` inside the limits; the whole straight path to them is clear of the circles.
     """
     rows = clearance_rows(arm, theta, circles)
-    step, _ = _solve(build_step(arm, theta, targets, rows))
+    step, _ = _solve(build_step(arm, theta, targets, rows, curvature=curvature))
     if circles.radii.shape[-1]:
-        again, solved = _solve(build_step(arm, theta, targets, rows, remainder(arm, step, rows)))
+        again, solved = _solve(build_step(arm, theta, targets, rows, remainder(arm, step, rows), curvature=curvature))
         # With the remainder the rows may have no point in common; the first step, shortened, stands then.
         step = torch.where(solved[..., None], again, step)
     lower, upper = arm.limits_tensor(theta)
