@@ -121,8 +121,8 @@ def tip_curvature(arm: PlanarArm, theta: Tensor, force: Tensor) -> Tensor:
 def _convex_part(matrix: Tensor) -> Tensor:
     """Return the symmetric matrix with its eigenvalues raised to 1e-8."""
     values, vectors = torch.linalg.eigh(matrix)
-    raised: Tensor = values.clamp(min=1e-8)[..., None] * vectors.mT
-    return vectors @ raised
+    raised: Tensor = vectors @ (values.clamp(min=1e-8)[..., None] * vectors.mT)
+    return raised
 
 
 def build_step(
