@@ -16,7 +16,7 @@ from robotics.least_squares import levenberg_marquardt
 from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
 from robotics.obstacles import Circles
 
-NEWTON_STEPS = 4  # after the extraction: a program is solved to 1e-8 only
+NEWTON_STEPS = 20  # after the extraction: a program is solved to 1e-8 only, its angles near a straight elbow to 1e-4
 
 
 class ConvexAnswer(NamedTuple):
