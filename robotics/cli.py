@@ -1,5 +1,6 @@
 """The commands of `python -m robotics`: they read files, call the package and write files."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,8 +17,9 @@ from robotics.dataset import IKDataset, make_dataset
 from robotics.dataset_config import DatasetConfig
 from robotics.explain import explain
 from robotics.files import FileError, read_scene, read_targets_csv, write_csv, write_json
+from robotics.joint_training import OPTIMIZERS, JointTrainingConfig, fit_joints
 from robotics.metrics import evaluate, table
-from robotics.models import MODELS, IKAnswer, IKStatus, build_model
+from robotics.models import MLP, MODELS, NETWORKS, IKAnswer, IKStatus, build_model
 from robotics.obstacles import Circles
 from robotics.runs import Model, load_run, read_metrics
 from robotics.training import TrainingConfig, copy_network, fit
@@ -81,7 +83,9 @@ def dataset(out: Path, seed: int, scene: Path | None, **choices: Any) -> None:
 @click.option("--model", default="mlp", show_default=True, help=f"{', '.join(MODELS)}.")
 @click.option("--start", type=PATH, help="Run whose network's weights training starts from.")
 @click.option("--hidden", type=int, default=100, show_default=True, help="Width of the hidden layer.")
+@click.option("--network", default="plain", show_default=True, help=f"{', '.join(NETWORKS)}: kind of network.")
 @click.option("--layers", type=int, help="Certified steps of mlp-qp.")
+@click.option("--joints", help=f"Train on joint angles, as Duka (2014) did, by one of {', '.join(OPTIMIZERS)}.")
 @click.option("--epochs", type=int, default=_DEFAULT.epochs, show_default=True)
 @click.option("--batch-size", type=int, default=_DEFAULT.batch_size, show_default=True)
 @click.option("--learning-rate", type=float, default=_DEFAULT.learning_rate, show_default=True)
@@ -90,19 +94,34 @@ def dataset(out: Path, seed: int, scene: Path | None, **choices: Any) -> None:
 @click.option("--validation-samples", type=int, help="Validation targets; all if not given.")
 @common("Folder of the run: config.json, checkpoint.pt and metrics.csv.")
 def train(
-    out: Path, seed: int, data: Path, model: str, start: Path | None, hidden: int, layers: int | None, **how: Any
+    out: Path,
+    seed: int,
+    data: Path,
+    model: str,
+    start: Path | None,
+    hidden: int,
+    network: str,
+    layers: int | None,
+    joints: str | None,
+    **how: Any,
 ) -> None:
     """Train a model on a data set, with its arm and its circles."""
     training = TrainingConfig(seed=seed, **how)
     training_set = IKDataset.load(data)
     config = training_set.config
     torch.manual_seed(seed)
-    options = {"layers": layers} if layers is not None else {}
-    trained = build_model(config.arm, {"model": model, "inputs": config.inputs, "hidden": hidden, **options})
+    options = {"inputs": config.inputs, "hidden": hidden, "network": network}
+    trained = build_model(config.arm, {"model": model, **options} | ({"layers": layers} if layers is not None else {}))
     if start:
         copy_network(trained, load_run(start)[0])
-    rows = fit(trained, training_set, Circles.from_json({"circles": config.circles}), training, out)
-    best = min(row["val_loss"] for row in rows)
+    if joints:
+        if not isinstance(trained, MLP):
+            raise ValueError(f"joints: expected the model mlp, found {model}")
+        joint_training = JointTrainingConfig(optimizer=joints, epochs=training.epochs)
+        rows = fit_joints(trained, training_set, joint_training, out)
+    else:
+        rows = fit(trained, training_set, Circles.from_json({"circles": config.circles}), training, out)
+    best = min((row["val_loss"] for row in rows), default=math.nan)
     click.echo(f"{model}: {len(rows)} epochs, least validation loss {best:.3e} -> {out}")
 
 
