@@ -21,6 +21,7 @@ from robotics.bisection import find_crossing
 from robotics.obstacles import Circles
 from robotics.subdivision import ROUND_OFF, Cells, Curves, joined, places, subdivide
 
+PLACES = 5  # looked at in an interval for a posture with much room
 CHUNK = 1024  # targets at once, so that a level's numbers stay in the processor's cache
 
 
@@ -54,7 +55,7 @@ class Solutions(NamedTuple):
         target: Index of the target of each interval, (M,).
         elbow: Sign of θ_2, -1 or 1, int64 (M,); a straight or folded elbow is at the end of an interval of each.
         orientation: Least and largest Θ, (M, 2) [rad]; the first in (-π, π], the second less than a turn further.
-        theta: Joint angles (M, 3) [rad] of a posture in the middle, inside the limits.
+        theta: Joint angles (M, 3) [rad], inside the limits, of the posture with the most room of a few in the interval.
     """
 
     verdict: Tensor
@@ -134,7 +135,7 @@ def _solve_chunk(arm: PlanarArm, targets: Tensor, circles: Circles) -> Solutions
     target, elbow, ends = _runs(curves, cells)
     angles = torch.stack([curves.motion.angle(target, place) for place in ends.unbind(-1)], -1)
     orientation = curves.motion.azimuth[target, None] + angles
-    theta = curves.motion.theta(target, elbow, ends.mean(-1))
+    theta = curves.motion.theta(target, elbow, _roomiest(curves, target, elbow, ends))
     verdict = torch.full((len(targets),), int(Verdict.INFEASIBLE), device=targets.device)
     verdict[cells.target[~cells.free]] = int(Verdict.UNDECIDED)
     verdict[target] = int(Verdict.FEASIBLE)
@@ -162,6 +163,15 @@ def _runs(curves: Curves, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
     found = find_crossing(lambda live, place: curves.margin(target[live], elbow[live], place), inner, outer)
     num = len(first)
     return target[:num], elbow[:num], torch.stack((found[:num], found[num:]), -1)
+
+
+def _roomiest(curves: Curves, target: Tensor, elbow: Tensor, ends: Tensor) -> Tensor:
+    """Return of some places between the ends the one farthest from what forbids it, (M,)."""
+    shares = torch.linspace(0, 1, PLACES + 2, dtype=ends.dtype, device=ends.device)[1:-1, None]
+    candidates = ends[:, 0] + shares * (ends[:, 1] - ends[:, 0])
+    rooms = torch.stack([curves.margin(target, elbow, place) for place in candidates])
+    best: Tensor = candidates.gather(0, rooms.argmax(0)[None])[0]
+    return best
 
 
 def _close(curves: Curves, target: Tensor, elbow: Tensor, ends: Tensor, orientation: Tensor) -> tuple[Tensor, Tensor]:
