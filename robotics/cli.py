@@ -22,6 +22,7 @@ from robotics.metrics import evaluate, table
 from robotics.models import MLP, MODELS, NETWORKS, IKAnswer, IKStatus, build_model
 from robotics.obstacles import Circles
 from robotics.runs import Model, load_run, read_metrics
+from robotics.solvers import Portfolio
 from robotics.training import TrainingConfig, copy_network, fit
 
 _ANSWERED = (IKStatus.SOLVED, IKStatus.NOT_REACHED)
@@ -146,8 +147,9 @@ def evaluate_command(out: Path, seed: int, data: Path, folders: Sequence[Path], 
 @click.option("--targets", type=PATH, required=True, help="CSV file with the columns x,y or x,y,theta.")
 @click.option("--scene", type=PATH, required=True, help="JSON file with circles, and perhaps the run's arm.")
 @click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Largest tip error, of the reach.")
+@click.option("--portfolio", is_flag=True, help="Where the model fails, try all else; three links: to a proof.")
 @common("CSV file for theta_1, ..., theta_n, status, tip_error, clearance.")
-def solve(out: Path, seed: int, model: Path, targets: Path, scene: Path, tolerance: float) -> None:
+def solve(out: Path, seed: int, model: Path, targets: Path, scene: Path, tolerance: float, portfolio: bool) -> None:
     """Answer a file of targets with a trained model.
 
     The angles are empty unless the status is SOLVED or NOT_REACHED: safe, but further from the target
@@ -168,7 +170,8 @@ def solve(out: Path, seed: int, model: Path, targets: Path, scene: Path, toleran
             f"found {_COLUMNS[found]}"
         )
     torch.manual_seed(seed)
-    answer = solver.answer(aims, circles, tolerance)
+    whole = Portfolio(arm=solver.arm, model=solver) if portfolio else solver
+    answer = whole.answer(aims, circles, tolerance)
     header = [f"theta_{i + 1}" for i in range(solver.arm.num_links)]
     write_csv(out, [*header, "status", "tip_error", "clearance"], _answer_rows(answer))
     counts = torch.bincount(answer.status, minlength=len(IKStatus)).tolist()

@@ -12,12 +12,12 @@ from robotics.ik_qp import MARGIN, task_error
 from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
 from robotics.models.mlp import INPUTS, MLP
 from robotics.obstacles import Circles
+from robotics.starts import diverse_starts
 from robotics.steps import certified_step, escape, soft_step
 
 MODES = ("one-shot", "sequential")
 TRAINED_LAYERS = 2  # the gradient passes through so many layers: after more, the tip error is too small to teach
 RETRIES = 8  # other starts for a target that the network's start misses
-POSTURES = 2048
 CHUNK = 2048
 
 
@@ -94,7 +94,7 @@ class MLPQP(nn.Module):
         if self.mode == "one-shot":
             return torch.where(finite[:, None], theta, torch.nan)
         error = self._error(theta, aim, circles)
-        for starts in self._other_starts(aim, circles):
+        for starts in diverse_starts(self.arm, aim, circles, RETRIES):
             missed = (finite & in_reach(self.arm, targets, tolerance) & (error > tolerance)).nonzero()[:, 0]
             if not missed.numel():
                 break
@@ -108,19 +108,6 @@ class MLPQP(nn.Module):
     def _error(self, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
         error = task_error(self.arm, theta, targets).norm(dim=-1)
         return torch.where(is_safe(self.arm, theta, circles), error, torch.inf)
-
-    def _other_starts(self, targets: Tensor, circles: Circles) -> list[Tensor]:
-        """Return RETRIES starts for every target: of as many random groups, the clear posture nearest in the tip."""
-        generator = torch.Generator().manual_seed(0)
-        postures = self.arm.sample(POSTURES, generator).to(targets)
-        if circles.radii.ndim == 1:
-            postures = postures[is_safe(self.arm, postures, circles)]
-        starts = []
-        for group in postures.tensor_split(RETRIES):
-            if group.shape[0]:
-                distance = torch.cdist(targets[:, :2], self.arm.tip(group))
-                starts.append(group[distance.argmin(-1)])
-        return starts
 
     def _refine(self, start: Tensor, targets: Tensor, circles: Circles, layers: int) -> Tensor:
         if start.ndim == 1:  # the escape picks elements of a batch
