@@ -2,30 +2,29 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from torch import Tensor
 
 from robotics import demo as demonstration
-from robotics.arm import PlanarArm, finite_numbers, shown
+from robotics.arm import PlanarArm
+from robotics.checks import finite_numbers, shown
 from robotics.cli_group import PATH, Commands, common, examples
+from robotics.cli_inputs import answer_rows, check_arm, held_out_targets, load_models
 from robotics.dataset import IKDataset, make_dataset
 from robotics.dataset_config import DatasetConfig
 from robotics.explain import explain
 from robotics.files import FileError, read_scene, read_targets_csv, write_csv, write_json
 from robotics.joint_training import OPTIMIZERS, JointTrainingConfig, fit_joints
 from robotics.metrics import evaluate, table
-from robotics.models import MLP, MODELS, NETWORKS, IKAnswer, IKStatus, build_model
+from robotics.models import MLP, MODELS, NETWORKS, IKStatus, build_model
 from robotics.obstacles import Circles
-from robotics.runs import Model, load_run, read_metrics
+from robotics.runs import load_run, read_metrics
 from robotics.solvers import Portfolio
 from robotics.training import TrainingConfig, copy_network, fit
 
-_ANSWERED = (IKStatus.SOLVED, IKStatus.NOT_REACHED)
 _COLUMNS = {"xy": "x,y", "xytheta": "x,y,theta"}
 _DEFAULT = TrainingConfig()
 
@@ -134,9 +133,9 @@ def train(
 def evaluate_command(out: Path, seed: int, data: Path, folders: Sequence[Path], num: int | None) -> None:
     """Score runs on the same held-out targets."""
     test_set = IKDataset.load(data)
-    models = _load_models(folders, test_set, data)
+    models = load_models(folders, test_set, data)
     circles = Circles.from_json({"circles": test_set.config.circles})
-    targets = _test_targets(test_set, num, seed)
+    targets = held_out_targets(test_set, num, seed)
     rows = [evaluate(model, targets, circles, name) for name, model in models.items()]
     write_json(out, [row.to_json() for row in rows])
     click.echo(f"{len(targets)} targets; tip errors are shares of the reach.\n\n{table(rows)}\n\nwritten: {out}")
@@ -161,7 +160,7 @@ def solve(out: Path, seed: int, model: Path, targets: Path, scene: Path, toleran
     solver, _ = load_run(model)
     circles, arm = read_scene(scene)
     if arm is not None:
-        _check_arm(scene, arm, solver.arm, model)
+        check_arm(scene, arm, solver.arm, model)
     aims = torch.from_numpy(read_targets_csv(targets))
     found = "xy" if aims.shape[1] == 2 else "xytheta"
     if found != solver.inputs:
@@ -173,7 +172,7 @@ def solve(out: Path, seed: int, model: Path, targets: Path, scene: Path, toleran
     whole = Portfolio(arm=solver.arm, model=solver) if portfolio else solver
     answer = whole.answer(aims, circles, tolerance)
     header = [f"theta_{i + 1}" for i in range(solver.arm.num_links)]
-    write_csv(out, [*header, "status", "tip_error", "clearance"], _answer_rows(answer))
+    write_csv(out, [*header, "status", "tip_error", "clearance"], answer_rows(answer))
     counts = torch.bincount(answer.status, minlength=len(IKStatus)).tolist()
     summary = ", ".join(f"{count} {IKStatus(i).name}" for i, count in enumerate(counts) if count)
     click.echo(f"{len(aims)} targets: {summary} -> {out}")
@@ -215,55 +214,11 @@ def why(out: Path | None, seed: int, target: str, scene: Path) -> None:
 def plot(out: Path, seed: int, data: Path, folders: Sequence[Path], num: int | None) -> None:
     """Draw the workspace, the loss curves, the arms on some targets and the tip errors."""
     test_set = IKDataset.load(data)
-    models = _load_models(folders, test_set, data)
+    models = load_models(folders, test_set, data)
     histories = {name: read_metrics(folder) for name, folder in zip(models, folders, strict=True)}
-    for file in demonstration.draw_figures(out, test_set, models, histories, _test_targets(test_set, num, seed)):
+    for file in demonstration.draw_figures(out, test_set, models, histories, held_out_targets(test_set, num, seed)):
         click.echo(f"written: {file}")
 
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-def _load_models(folders: Sequence[Path], data: IKDataset, path: Path) -> dict[str, Model]:
-    """Return the models of some runs by the name of their folder; they must fit the data set."""
-    models = {}
-    for folder in folders:
-        model, _ = load_run(folder)
-        _check_arm(path, data.config.arm, model.arm, folder)
-        if model.inputs != data.config.inputs:
-            raise ValueError(
-                f"{path}: expected inputs {model.inputs}, which {folder} takes, found {data.config.inputs}"
-            )
-        name = folder.name if folder.name not in models else str(folder)
-        if name in models:
-            raise ValueError(f"--model: expected every run once, found {folder} again")
-        models[name] = model
-    return models
-
-
-def _test_targets(dataset: IKDataset, num: int | None, seed: int) -> Tensor:
-    targets = dataset.split("test").targets
-    if not len(targets):
-        raise ValueError("data: expected one or more targets in the split test, found none")
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
-    return targets[order[:num]]
-
-
-def _check_arm(path: Path, found: PlanarArm, expected: PlanarArm, run: Path) -> None:
-    for field in fields(PlanarArm):
-        here, there = getattr(found, field.name), getattr(expected, field.name)
-        if field.name == "link_radius" and here == 0:
-            continue  # a scene that says nothing of it means the run's
-        if here != there:
-            raise FileError(f"{path}: expected the arm of {run} with {field.name} {there}, found {here}")
-
-
-def _answer_rows(answer: IKAnswer) -> list[list[object]]:
-    """Return a row for each target; what a status does not vouch for stays empty."""
-    rows: list[list[object]] = []
-    for theta, status, error, clearance in zip(*(column.tolist() for column in answer), strict=True):
-        answered = IKStatus(status) in _ANSWERED
-        numbers = theta if answered else [""] * len(theta)
-        rows.append([*numbers, IKStatus(status).name, error if answered else "", clearance if answered else ""])
-    return rows

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robotics.arm import check_keys, shown
+from robotics.checks import check_keys, shown
 from robotics.dataset_config import DatasetConfig, check_choice
 from robotics.files import FileError, StrPath, read_json, read_npz, write_json, write_npz
 from robotics.labels import Labels, label

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from robotics.arm import PlanarArm, check_keys, finite_numbers, shown
+from robotics.arm import PlanarArm
+from robotics.checks import check_keys, finite_numbers, shown
 from robotics.obstacles import Circles
 
 

@@ -13,7 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from robotics.arm import PlanarArm, shown
+from robotics.arm import PlanarArm
+from robotics.checks import shown
 from robotics.dataset import IKDataset, make_dataset
 from robotics.dataset_config import DatasetConfig
 from robotics.files import StrPath

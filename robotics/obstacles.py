@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.arm import check_keys, finite_numbers, quarter_turn, shown
+from robotics.arm import quarter_turn
+from robotics.checks import check_keys, finite_numbers, shown
 
 
 class Witness(NamedTuple):

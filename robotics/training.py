@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robotics.arm import shown
+from robotics.checks import shown
 from robotics.dataset import IKDataset
 from robotics.files import StrPath
 from robotics.models import MLPQP

@@ -375,7 +375,7 @@ def test_verdicts_agree_with_the_independent_checker_whatever_made_the_posture(g
     expected[distance > (1 + TOLERANCE) * arm.reach] = IKStatus.UNREACHABLE
     expected[np.isnan(distance)] = IKStatus.INVALID_INPUT
     assert answer.status.tolist() == expected.tolist()
-    assert set(expected) == set(IKStatus)
+    assert set(expected) == set(IKStatus) - {IKStatus.INFEASIBLE}  # no posture shows that there is none
 
 
 @pytest.mark.parametrize(

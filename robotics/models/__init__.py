@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from robotics.arm import PlanarArm, check_keys
+from robotics.arm import PlanarArm
+from robotics.checks import check_keys
 from robotics.models.answer import IKAnswer, IKStatus, check_answer
 from robotics.models.mlp import MLP, NETWORKS
 from robotics.models.mlp_qp import MLPQP
