@@ -59,7 +59,7 @@ class Curves:
         free = ((flat > least + ROUND_OFF) & (bent < largest - ROUND_OFF)).any(-1)
         room = self._rooms(target, ranges)
         k = self.radii.shape[-1]
-        turns = ranges.angles_half.repeat_interleave(torch.tensor([1 + k, 1, k]), -1)
+        turns = ranges.angles_half.repeat_interleave(torch.tensor([1 + k, 1, k], device=room.device), -1)
         spread = torch.cat((turns, (ranges.moved / self.arm.reach)[:, None].expand(-1, k)), -1)
         blocked |= (room + spread < -ROUND_OFF).any(-1)
         free &= (room - spread > ROUND_OFF).all(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from robotics.convex.chain import Array
 from robotics.least_squares import levenberg_marquardt
 from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
 from robotics.obstacles import Circles
+from robotics.solvers.base import require
 
 NEWTON_STEPS = 20  # after the extraction: a program is solved to 1e-8 only, its angles near a straight elbow to 1e-4
 
@@ -90,11 +92,12 @@ def home(arm: PlanarArm, targets: Tensor) -> Tensor:
 
 
 def solved(problem: Any, solver: str) -> bool:
-    """Solve a cvxpy problem; return whether there is a solution."""
-    import cvxpy as cp
-
+    """Solve a cvxpy problem; return whether there is a solution, be it an inaccurate one: the answer is checked."""
+    cp = require("cvxpy", "cvxpy", "cvxpy")
     try:
-        problem.solve(solver=solver, ignore_dpp=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            problem.solve(solver=solver)
     except cp.error.SolverError:
         return False
     return problem.status in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -92,7 +93,15 @@ class SLSQP:
 
         constraints = [{"type": "ineq", "fun": room, "jac": room_slope}] if circles.radii.numel() else []
         options = {"maxiter": self.iterations, "ftol": 1e-20}
-        found = minimize(
-            cost, start.numpy(), jac=True, bounds=arm.limits, constraints=constraints, method="SLSQP", options=options
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of steps cut off at the bounds
+            found = minimize(
+                cost,
+                start.numpy(),
+                jac=True,
+                bounds=arm.limits,
+                constraints=constraints,
+                method="SLSQP",
+                options=options,
+            )
         return torch.from_numpy(np.nan_to_num(found.x, nan=0.0))
