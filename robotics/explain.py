@@ -22,6 +22,7 @@ TOLERANCE = 1e-6  # of reach: a change is one if the arm then gets this near
 RESOLUTION = 1e-6  # of reach, or rad: changes are the smallest up to this
 _VANISHING = 1e-9  # of reach: a circle this small is gone
 _POLISH = 60  # further steps to the closest posture: along a circle they converge linearly
+_SECTIONS = 16  # the oracle takes as long for a few targets as for one
 _ACTIVE = 1e-6  # of the largest multiplier
 
 
@@ -144,7 +145,8 @@ def _radius_changes(arm: PlanarArm, target: Tensor, circles: Circles) -> list[Ch
         theta, _ = find_postures(arm, target.expand(len(rows), -1), scene, starts)
         return theta
 
-    sizes, theta = _least(attempt, most, RESOLUTION * arm.reach)
+    sections = _SECTIONS if arm.num_links == 3 else 2
+    sizes, theta = _least(attempt, most, RESOLUTION * arm.reach, sections)
     changes = []
     for i, (size, posture) in enumerate(zip(sizes.tolist(), theta, strict=True)):
         if math.isfinite(size) and (i < k or k > 1):
@@ -182,7 +184,7 @@ def _widened(arm: PlanarArm, joint: int, side: int, by: float) -> PlanarArm:
 
 
 def _least(
-    attempt: Callable[[Tensor, Tensor, Tensor | None], Tensor], most: Tensor, resolution: float
+    attempt: Callable[[Tensor, Tensor, Tensor | None], Tensor], most: Tensor, resolution: float, sections: int = 2
 ) -> tuple[Tensor, Tensor]:
     """Return the least of each of M changes after which a posture is found, infinite if there is none, and the posture.
 
@@ -190,16 +192,21 @@ def _least(
         attempt: From sizes (m,) of changes, their indices (m,), and postures to start from, to postures (m, n).
         most: The largest size of each, (M,).
         resolution: How near to the least.
+        sections: Into how many parts a bracket is cut at once: two, or more where one call with many is cheap.
     """
-    rows = torch.arange(len(most))
-    theta = attempt(most, rows, None)
+    theta = attempt(most, torch.arange(len(most)), None)
     free = theta.isfinite().all(-1)
     low, high = torch.zeros_like(most), most.clone()
+    shares = torch.arange(1, sections, dtype=most.dtype) / sections
     while bool((going := free & (high - low > resolution)).any()):
         rows = going.nonzero()[:, 0]
-        middle = (low[rows] + high[rows]) / 2
-        found = attempt(middle, rows, theta[rows])
+        sizes = low[rows, None] + shares * (high - low)[rows, None]
+        found = attempt(sizes.flatten(), rows.repeat_interleave(sections - 1), theta[rows])
+        found = found.reshape(len(rows), sections - 1, -1)
         there = found.isfinite().all(-1)
-        theta[rows[there]] = found[there]
-        high[rows[there]], low[rows[~there]] = middle[there], middle[~there]
+        first = torch.where(there.any(-1), there.long().argmax(-1), sections - 1)  # the least that is enough
+        edges = torch.cat((low[rows, None], sizes, high[rows, None]), -1)
+        low[rows], high[rows] = (edges.gather(1, first[:, None] + i)[:, 0] for i in (0, 1))
+        better = there.any(-1)
+        theta[rows[better]] = found[better, first[better]]
     return torch.where(free, high, torch.inf), theta

@@ -29,7 +29,7 @@ def is_safe(arm, theta, circles):
     return clear and all(low <= joint <= high for joint, (low, high) in zip(theta, arm.limits, strict=True))
 
 
-@pytest.mark.parametrize("n", LINKS)
+@pytest.mark.parametrize("n", [2, 10])
 def test_demo_runs_with_any_number_of_links(n, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "QUICK", TINY)
     run("demo", "--quick", "--links", n, "--out", tmp_path)
@@ -40,8 +40,7 @@ def test_demo_runs_with_any_number_of_links(n, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "data" / "config.json").read_text())["config"]["arm"]["lengths"] == [1.0] * n
 
 
-@pytest.mark.parametrize("inputs", ["xy", "xytheta"])
-@pytest.mark.parametrize("n", LINKS)
+@pytest.mark.parametrize(("n", "inputs"), [*((n, "xy") for n in LINKS), (6, "xytheta")])
 def test_the_commands_carry_unequal_links_from_a_scene_to_safe_answers(n, inputs, tmp_path):
     arm = PlanarArm.chain(n)
     circles = [[0.5 * arm.reach, 0.25 * arm.reach, 0.06 * arm.reach], [0.3 * arm.reach, -0.3 * arm.reach, 0.5]]

@@ -22,7 +22,7 @@ NO_CIRCLES = Circles.from_json({"circles": []})
 MAKERS = {
     "damped-least-squares": lambda arm: DampedLeastSquares(arm=arm),
     "levenberg-marquardt": lambda arm: LevenbergMarquardt(arm=arm),
-    "slsqp": lambda arm: SLSQP(arm=arm, restarts=5),
+    "slsqp": lambda arm: SLSQP(arm=arm, restarts=3, iterations=60),
     "differential-ik": lambda arm: DifferentialIK(arm=arm),
 }
 EVERY = pytest.mark.parametrize("name", MAKERS)
@@ -55,9 +55,9 @@ def test_answers_are_safe_and_what_is_solved_is_at_its_target(name, arm, pose, g
     assert solved.mean() > (0.1 if pose else 0.6)
 
 
-@pytest.mark.parametrize("restarts", [10, 100])
+@pytest.mark.parametrize("restarts", [10, 40])
 def test_least_squares_with_restarts_find_what_the_oracle_says_is_there(restarts, generator):
-    theta, scene = UNIT.sample(150, generator), scenes(UNIT, 150, 3, generator)
+    theta, scene = UNIT.sample(80, generator), scenes(UNIT, 80, 3, generator)
     targets = UNIT.tip(theta)
     feasible = solve(UNIT, targets, scene).verdict == Verdict.FEASIBLE
     for solver in (LevenbergMarquardt(arm=UNIT, restarts=restarts), DampedLeastSquares(arm=UNIT, restarts=restarts)):
