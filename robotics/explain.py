@@ -10,10 +10,11 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm
+from robotics import oracle
+from robotics.arm import PlanarArm, wrap_angle
 from robotics.explanation import Blocker, Change, Explanation
 from robotics.ik_qp import build_step, clearance_rows, task_error
-from robotics.models.answer import check_answer
+from robotics.models.answer import check_answer, is_safe
 from robotics.obstacles import Circles
 from robotics.search import closest_postures, find_postures
 from robotics.steps import certified_step, solve_quietly
@@ -23,6 +24,7 @@ RESOLUTION = 1e-6  # of reach, or rad: changes are the smallest up to this
 _VANISHING = 1e-9  # of reach: a circle this small is gone
 _POLISH = 60  # further steps to the closest posture: along a circle they converge linearly
 _SECTIONS = 16  # the oracle takes as long for a few targets as for one
+_SAMPLES, _ZOOMS = 65, 5  # of an interval of the oracle: to 1e-7 of its width
 _ACTIVE = 1e-6  # of the largest multiplier
 
 
@@ -170,11 +172,43 @@ def _limit_changes(arm: PlanarArm, target: Tensor, circles: Circles, theta: Tens
         ) -> Tensor:
             return find_postures(_widened(arm, joint, side, float(widening)), target, circles, starts)[0]
 
-        sizes, found = _least(attempt, target.new_tensor([math.tau - (upper - lower)]), RESOLUTION)
-        if math.isfinite(size := float(sizes)):
-            kind, value = ("lower limit", lower - size) if side == 0 else ("upper limit", upper + size)
+        most = math.tau - (upper - lower)
+        size, found = _by_sampling(arm, _widened(arm, joint, side, most), target, circles)
+        least = max(size - 10 * RESOLUTION, 0.0)
+        if math.isinf(size) or attempt(target.new_tensor(least), target, None).isfinite().all():
+            sizes, found = _least(attempt, target.new_tensor([most]), RESOLUTION)
+            size = float(sizes)
+        if math.isfinite(size):
+            value = float(found[0, joint]) if size > least else (lower - size, upper + size)[side]
+            kind = ("lower limit", "upper limit")[side]
             changes.append(Change(kind, joint + 1, value, size, tuple(found[0].tolist())))
     return changes
+
+
+def _by_sampling(arm: PlanarArm, wide: PlanarArm, target: Tensor, circles: Circles) -> tuple[float, Tensor]:
+    """Return the least excess over the limits of an arm among the answers of a wider one, and its posture, (1, 3).
+
+    Each of the oracle's intervals is sampled, and again about the best sample. Infinite if there is no answer, or the
+    arm has not three links.
+    """
+    best, posture = math.inf, target.new_full((1, arm.num_links), torch.nan)
+    if arm.num_links != 3:
+        return best, posture
+    found = oracle.solve(wide, target, circles)
+    lower, upper = wide.limits_tensor(target)
+    middle = (lower + upper) / 2
+    for elbow, (start, end) in zip(found.elbow.tolist(), found.orientation.tolist(), strict=True):
+        for _ in range(_ZOOMS):
+            angles = torch.linspace(start, end, _SAMPLES, dtype=target.dtype)
+            theta, _ = arm.inverse(torch.cat((target[:, :2].expand(_SAMPLES, 2), angles[:, None]), -1))
+            theta = middle + wrap_angle(theta[:, (elbow + 1) // 2] - middle)
+            excess = torch.where(is_safe(wide, theta, circles), arm.limit_violation(theta), torch.inf)
+            i = int(excess.argmin())
+            if excess[i] < best:
+                best, posture = float(excess[i]), theta[i : i + 1]
+            step = (end - start) / (_SAMPLES - 1)
+            start, end = max(start, float(angles[i]) - step), min(end, float(angles[i]) + step)
+    return best, posture
 
 
 def _widened(arm: PlanarArm, joint: int, side: int, by: float) -> PlanarArm:
