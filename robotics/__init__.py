@@ -1,7 +1,8 @@
 """Planar robot arms among circular obstacles: kinematics, clearance and data sets."""
 
 from robotics.arm import PlanarArm
-from robotics.dataset import DatasetConfig, IKDataset, make_dataset
+from robotics.dataset import IKDataset, make_dataset
+from robotics.dataset_config import DatasetConfig
 from robotics.files import FileError
 from robotics.obstacles import Circles, Witness
 

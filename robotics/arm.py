@@ -3,46 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-
-def shown(value: object) -> str:
-    """Return `value` as one short line, for the end of an error message."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def finite_numbers(name: str, values: object, count: int | None = None) -> tuple[float, ...]:
-    """Return a list or tuple of finite numbers as floats, or raise ValueError naming the argument."""
-    size = "" if count is None else f"{count} "
-    problem = ValueError(f"{name}: expected a list of {size}finite numbers, found {shown(values)}")
-    if not isinstance(values, list | tuple) or count not in (None, len(values)):
-        raise problem
-    if any(isinstance(value, bool) or not isinstance(value, Real) for value in values):
-        raise problem
-    try:
-        numbers = tuple(float(value) for value in values)
-    except OverflowError:  # an integer beyond the range of floats
-        raise problem from None
-    if not all(map(math.isfinite, numbers)):
-        raise problem
-    return numbers
-
-
-def check_keys(name: str, data: object, required: set[str], optional: set[str]) -> Mapping[str, Any]:
-    """Return `data` if it is a mapping with these keys and no others, or raise ValueError."""
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{name}: expected an object with keys {sorted(required)}, found {shown(data)}")
-    if missing := sorted(required - set(data)):
-        raise ValueError(f"{name}: expected the key {missing[0]!r}, found the keys {shown(list(data))}")
-    if unknown := [key for key in data if key not in required | optional]:
-        known = ", ".join(sorted(required | optional))
-        raise ValueError(f"{name}: expected no other keys than {known}, found {shown(unknown[0])}")
-    return data
+from robotics.checks import check_keys, finite_numbers, shown
 
 
 def wrap_angle(angle: Tensor) -> Tensor:
@@ -106,6 +72,19 @@ class PlanarArm:
         """Return an arm of links of one metre and limits of ±170°."""
         bound = math.radians(170)
         return cls(lengths=(1.0,) * num_links, limits=((-bound, bound),) * num_links)
+
+    @classmethod
+    def chain(cls, num_links: int = 10) -> "PlanarArm":
+        """Return the first links, two to ten, of a chain of ten unequal links whose limits are symmetric and narrow.
+
+        With six and with ten links it is the arm that the benchmark compares with convex relaxations.
+        """
+        if isinstance(num_links, bool) or not isinstance(num_links, int) or not 2 <= num_links <= 10:
+            raise ValueError(f"num_links: expected an integer from 2 to 10, found {shown(num_links)}")
+        lengths = (2.0, 2.0, 1.0, 2.0, 3.0, 2.0, 4.0, 4.0, 1.0, 2.0)
+        bounds = (math.pi / part for part in (4, 4, 8, 4, 4, 2, 4, 4, 2, 8))
+        limits = tuple((-bound, bound) for bound in bounds)
+        return cls(lengths=lengths[:num_links], limits=limits[:num_links])
 
     @property
     def num_links(self) -> int:

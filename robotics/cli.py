@@ -1,86 +1,35 @@
 """The commands of `python -m robotics`: they read files, call the package and write files."""
 
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import torch
-from torch import Tensor
 
 from robotics import demo as demonstration
-from robotics.arm import PlanarArm, finite_numbers
-from robotics.dataset import DatasetConfig, IKDataset, make_dataset
+from robotics.arm import PlanarArm
+from robotics.checks import finite_numbers, shown
+from robotics.cli_group import PATH, Commands, common, examples
+from robotics.cli_inputs import answer_rows, check_arm, held_out_targets, load_models
+from robotics.dataset import IKDataset, make_dataset
+from robotics.dataset_config import DatasetConfig
+from robotics.explain import explain
 from robotics.files import FileError, read_scene, read_targets_csv, write_csv, write_json
+from robotics.joint_training import OPTIMIZERS, JointTrainingConfig, fit_joints
 from robotics.metrics import evaluate, table
-from robotics.models import MODELS, IKAnswer, IKStatus, build_model
+from robotics.models import MLP, MODELS, NETWORKS, IKStatus, build_model
 from robotics.obstacles import Circles
-from robotics.runs import Model, load_run, read_metrics
+from robotics.runs import load_run, read_metrics
+from robotics.solvers import Portfolio
 from robotics.training import TrainingConfig, copy_network, fit
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-_PATH = click.Path(path_type=Path)
-_ANSWERED = (IKStatus.SOLVED, IKStatus.NOT_REACHED)
 _COLUMNS = {"xy": "x,y", "xytheta": "x,y,theta"}
 _DEFAULT = TrainingConfig()
 
 
-class _Commands(click.Group):
-    """A group that reports every mistake of the caller as one line, `error: ...`, with exit code 2."""
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Run a command and, unless told otherwise, exit."""
-        try:
-            result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        except click.ClickException as error:
-            context = getattr(error, "ctx", None)
-            hint = f" (see {context.command_path} --help)" if context else ""
-            _fail(error.format_message().rstrip(".") + hint, 2)
-        except ValueError as error:  # FileError and ProblemError too
-            _fail(str(error), 2)
-        except click.Abort:
-            _fail("interrupted; every file that was written is whole", 130)
-        if standalone_mode:
-            sys.exit(result if isinstance(result, int) else 0)
-        return result
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo("error: " + " ".join(message.split()), err=True)
-    sys.exit(code)
-
-
-def _examples(*lines: str) -> str:
-    """Return an epilog for --help; click leaves a paragraph that begins with a backspace as it is."""
-    return "\b\nExamples:\n" + "\n".join(f"  python -m robotics {line}" for line in lines)
-
-
-def _common(out: str) -> Callable[[_F], _F]:
-    """Return the options of every command; `out` says what is written."""
-
-    def decorate(command: _F) -> _F:
-        seed = click.option(
-            "--seed",
-            type=click.IntRange(0, 2**63 - 1),
-            default=0,
-            show_default=True,
-            help="Seed of all that is random.",
-        )
-        return click.option("--out", type=_PATH, required=True, help=out)(seed(command))
-
-    return decorate
-
-
-@click.group(cls=_Commands, no_args_is_help=False)
+@click.group(cls=Commands, no_args_is_help=False)
 def main() -> None:
     """Learn inverse kinematics of planar arms among circles, with and without a QP layer.
 
@@ -90,29 +39,31 @@ def main() -> None:
     torch.set_num_threads(1)
 
 
-@main.command(epilog=_examples("demo --out runs/demo", "demo --quick --out runs/quick --seed 1"))
+@main.command(epilog=examples("demo --out runs/demo", "demo --quick --out runs/quick --seed 1"))
 @click.option("--quick", is_flag=True, help="A fifth of the work: less than 40 seconds.")
-@_common("Folder for the data, one run for each model, metrics.json and the figures.")
-def demo(quick: bool, out: Path, seed: int) -> None:
+@click.option("--links", type=click.IntRange(2, 10), help="An arm of so many links of 1 m; Duka's arm if not given.")
+@common("Folder for the data, one run for each model, metrics.json and the figures.")
+def demo(quick: bool, links: int | None, out: Path, seed: int) -> None:
     """Run everything: data, a network, the same with QP layers, a table of scores, figures."""
     size = demonstration.QUICK if quick else demonstration.FULL
-    rows, files = demonstration.run_demo(out, size, seed, say=_say)
+    rows, files = demonstration.run_demo(out, size, seed, say=_say, arm=PlanarArm.unit(links) if links else None)
     click.echo(f"\nTip errors are shares of the reach.\n\n{table(rows)}\n\nFiles written:")
     for file in files:
         click.echo(f"  {file}")
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         "dataset --out data --num-samples 5000", "dataset --scene scene.json --removal tip --inputs xytheta --out data"
     )
 )
-@click.option("--scene", type=_PATH, help="JSON file with circles and perhaps an arm; without it Duka's arm is alone.")
+@click.option("--scene", type=PATH, help="JSON file with circles and perhaps an arm; without it Duka's arm is alone.")
 @click.option("--num-samples", type=int, default=5000, show_default=True, help="Samples kept after removal.")
 @click.option("--sampling", default="joints", show_default=True, help="joints or workspace: what is drawn uniformly.")
 @click.option("--removal", default="whole-arm", show_default=True, help="none, tip or whole-arm: what may not touch.")
 @click.option("--inputs", default="xy", show_default=True, help="xy or xytheta: what a network sees.")
-@_common("Folder for config.json and data.npz.")
+@click.option("--labels", is_flag=True, help="Label every sample by the oracle: all its answers (three links).")
+@common("Folder for config.json and data.npz.")
 def dataset(out: Path, seed: int, scene: Path | None, **choices: Any) -> None:
     """Make a data set of targets and joint angles that reach them."""
     circles, arm = read_scene(scene) if scene else (Circles.from_json({"circles": []}), None)
@@ -123,63 +74,81 @@ def dataset(out: Path, seed: int, scene: Path | None, **choices: Any) -> None:
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         "train --data data --model mlp --out runs/mlp",
         "train --data data --model mlp-qp --start runs/mlp --epochs 10 --epoch-samples 2000 --out runs/qp",
     )
 )
-@click.option("--data", type=_PATH, required=True, help="Folder of a data set.")
+@click.option("--data", type=PATH, required=True, help="Folder of a data set.")
 @click.option("--model", default="mlp", show_default=True, help=f"{', '.join(MODELS)}.")
-@click.option("--start", type=_PATH, help="Run whose network's weights training starts from.")
+@click.option("--start", type=PATH, help="Run whose network's weights training starts from.")
 @click.option("--hidden", type=int, default=100, show_default=True, help="Width of the hidden layer.")
+@click.option("--network", default="plain", show_default=True, help=f"{', '.join(NETWORKS)}: kind of network.")
 @click.option("--layers", type=int, help="Certified steps of mlp-qp.")
+@click.option("--joints", help=f"Train on joint angles, as Duka (2014) did, by one of {', '.join(OPTIMIZERS)}.")
 @click.option("--epochs", type=int, default=_DEFAULT.epochs, show_default=True)
 @click.option("--batch-size", type=int, default=_DEFAULT.batch_size, show_default=True)
 @click.option("--learning-rate", type=float, default=_DEFAULT.learning_rate, show_default=True)
 @click.option("--patience", type=int, default=_DEFAULT.patience, show_default=True, help="Epochs without a gain.")
 @click.option("--epoch-samples", type=int, help="Training targets of one epoch; all if not given.")
 @click.option("--validation-samples", type=int, help="Validation targets; all if not given.")
-@_common("Folder of the run: config.json, checkpoint.pt and metrics.csv.")
+@common("Folder of the run: config.json, checkpoint.pt and metrics.csv.")
 def train(
-    out: Path, seed: int, data: Path, model: str, start: Path | None, hidden: int, layers: int | None, **how: Any
+    out: Path,
+    seed: int,
+    data: Path,
+    model: str,
+    start: Path | None,
+    hidden: int,
+    network: str,
+    layers: int | None,
+    joints: str | None,
+    **how: Any,
 ) -> None:
     """Train a model on a data set, with its arm and its circles."""
     training = TrainingConfig(seed=seed, **how)
     training_set = IKDataset.load(data)
     config = training_set.config
     torch.manual_seed(seed)
-    options = {"layers": layers} if layers is not None else {}
-    trained = build_model(config.arm, {"model": model, "inputs": config.inputs, "hidden": hidden, **options})
+    options = {"inputs": config.inputs, "hidden": hidden, "network": network}
+    trained = build_model(config.arm, {"model": model, **options} | ({"layers": layers} if layers is not None else {}))
     if start:
         copy_network(trained, load_run(start)[0])
-    rows = fit(trained, training_set, Circles.from_json({"circles": config.circles}), training, out)
-    best = min(row["val_loss"] for row in rows)
+    if joints:
+        if not isinstance(trained, MLP):
+            raise ValueError(f"joints: expected the model mlp, found {model}")
+        joint_training = JointTrainingConfig(optimizer=joints, epochs=training.epochs)
+        rows = fit_joints(trained, training_set, joint_training, out)
+    else:
+        rows = fit(trained, training_set, Circles.from_json({"circles": config.circles}), training, out)
+    best = min((row["val_loss"] for row in rows), default=math.nan)
     click.echo(f"{model}: {len(rows)} epochs, least validation loss {best:.3e} -> {out}")
 
 
-@main.command(name="evaluate", epilog=_examples("evaluate --data data --model runs/mlp --model runs/qp --out m.json"))
-@click.option("--data", type=_PATH, required=True, help="Folder of a data set; its test split is used.")
-@click.option("--model", "folders", type=_PATH, required=True, multiple=True, help="Run; may be given again.")
+@main.command(name="evaluate", epilog=examples("evaluate --data data --model runs/mlp --model runs/qp --out m.json"))
+@click.option("--data", type=PATH, required=True, help="Folder of a data set; its test split is used.")
+@click.option("--model", "folders", type=PATH, required=True, multiple=True, help="Run; may be given again.")
 @click.option("--targets", "num", type=click.IntRange(1), help="Number of targets, drawn at random; all if not given.")
-@_common("JSON file for the scores.")
+@common("JSON file for the scores.")
 def evaluate_command(out: Path, seed: int, data: Path, folders: Sequence[Path], num: int | None) -> None:
     """Score runs on the same held-out targets."""
     test_set = IKDataset.load(data)
-    models = _load_models(folders, test_set, data)
+    models = load_models(folders, test_set, data)
     circles = Circles.from_json({"circles": test_set.config.circles})
-    targets = _test_targets(test_set, num, seed)
+    targets = held_out_targets(test_set, num, seed)
     rows = [evaluate(model, targets, circles, name) for name, model in models.items()]
     write_json(out, [row.to_json() for row in rows])
     click.echo(f"{len(targets)} targets; tip errors are shares of the reach.\n\n{table(rows)}\n\nwritten: {out}")
 
 
-@main.command(epilog=_examples("solve --model runs/qp --targets targets.csv --scene scene.json --out angles.csv"))
-@click.option("--model", type=_PATH, required=True, help="Folder of a run.")
-@click.option("--targets", type=_PATH, required=True, help="CSV file with the columns x,y or x,y,theta.")
-@click.option("--scene", type=_PATH, required=True, help="JSON file with circles, and perhaps the run's arm.")
+@main.command(epilog=examples("solve --model runs/qp --targets targets.csv --scene scene.json --out angles.csv"))
+@click.option("--model", type=PATH, required=True, help="Folder of a run.")
+@click.option("--targets", type=PATH, required=True, help="CSV file with the columns x,y or x,y,theta.")
+@click.option("--scene", type=PATH, required=True, help="JSON file with circles, and perhaps the run's arm.")
 @click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Largest tip error, of the reach.")
-@_common("CSV file for theta_1, ..., theta_n, status, tip_error, clearance.")
-def solve(out: Path, seed: int, model: Path, targets: Path, scene: Path, tolerance: float) -> None:
+@click.option("--portfolio", is_flag=True, help="Where the model fails, try all else; three links: to a proof.")
+@common("CSV file for theta_1, ..., theta_n, status, tip_error, clearance.")
+def solve(out: Path, seed: int, model: Path, targets: Path, scene: Path, tolerance: float, portfolio: bool) -> None:
     """Answer a file of targets with a trained model.
 
     The angles are empty unless the status is SOLVED or NOT_REACHED: safe, but further from the target
@@ -191,7 +160,7 @@ def solve(out: Path, seed: int, model: Path, targets: Path, scene: Path, toleran
     solver, _ = load_run(model)
     circles, arm = read_scene(scene)
     if arm is not None:
-        _check_arm(scene, arm, solver.arm, model)
+        check_arm(scene, arm, solver.arm, model)
     aims = torch.from_numpy(read_targets_csv(targets))
     found = "xy" if aims.shape[1] == 2 else "xytheta"
     if found != solver.inputs:
@@ -200,71 +169,56 @@ def solve(out: Path, seed: int, model: Path, targets: Path, scene: Path, toleran
             f"found {_COLUMNS[found]}"
         )
     torch.manual_seed(seed)
-    answer = solver.answer(aims, circles, tolerance)
+    whole = Portfolio(arm=solver.arm, model=solver) if portfolio else solver
+    answer = whole.answer(aims, circles, tolerance)
     header = [f"theta_{i + 1}" for i in range(solver.arm.num_links)]
-    write_csv(out, [*header, "status", "tip_error", "clearance"], _answer_rows(answer))
+    write_csv(out, [*header, "status", "tip_error", "clearance"], answer_rows(answer))
     counts = torch.bincount(answer.status, minlength=len(IKStatus)).tolist()
     summary = ", ".join(f"{count} {IKStatus(i).name}" for i, count in enumerate(counts) if count)
     click.echo(f"{len(aims)} targets: {summary} -> {out}")
 
 
-@main.command(epilog=_examples("plot --data data --model runs/mlp --model runs/qp --out figures"))
-@click.option("--data", type=_PATH, required=True, help="Folder of a data set; its test split is used.")
-@click.option("--model", "folders", type=_PATH, required=True, multiple=True, help="Run; may be given again.")
+@main.command(
+    epilog=examples(
+        "why --target 2.4,2.7 --scene scene.json", "why --target 2,3,1.57 --scene scene.json --out why.json"
+    )
+)
+@click.option("--target", required=True, help="x,y or x,y,theta: metres and radians.")
+@click.option("--scene", type=PATH, required=True, help="JSON file with circles and perhaps an arm; else Duka's.")
+@common("JSON file for the explanation; printed only, if not given.", required=False)
+def why(out: Path | None, seed: int, target: str, scene: Path) -> None:
+    """Say why the arm does not get to a target.
+
+    Names the circles, limits or the reach that stop it, with their multipliers, and the smallest changes
+    that would let it get there, each verified. Nothing in it is random.
+    """
+    circles, arm = read_scene(scene)
+    try:
+        values = [float(part) for part in target.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (2, 3):
+        raise ValueError(f"target: expected x,y or x,y,theta, found {shown(target)}")
+    explanation = explain(arm or PlanarArm.duka(), torch.tensor(values, dtype=torch.float64), circles)
+    click.echo("\n".join(explanation.lines(circles)))
+    if out is not None:
+        write_json(out, explanation.to_json())
+        click.echo(f"written: {out}")
+
+
+@main.command(epilog=examples("plot --data data --model runs/mlp --model runs/qp --out figures"))
+@click.option("--data", type=PATH, required=True, help="Folder of a data set; its test split is used.")
+@click.option("--model", "folders", type=PATH, required=True, multiple=True, help="Run; may be given again.")
 @click.option("--targets", "num", type=click.IntRange(1), help="Number of targets, drawn at random; all if not given.")
-@_common("Folder for the figures.")
+@common("Folder for the figures.")
 def plot(out: Path, seed: int, data: Path, folders: Sequence[Path], num: int | None) -> None:
     """Draw the workspace, the loss curves, the arms on some targets and the tip errors."""
     test_set = IKDataset.load(data)
-    models = _load_models(folders, test_set, data)
+    models = load_models(folders, test_set, data)
     histories = {name: read_metrics(folder) for name, folder in zip(models, folders, strict=True)}
-    for file in demonstration.draw_figures(out, test_set, models, histories, _test_targets(test_set, num, seed)):
+    for file in demonstration.draw_figures(out, test_set, models, histories, held_out_targets(test_set, num, seed)):
         click.echo(f"written: {file}")
 
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-def _load_models(folders: Sequence[Path], data: IKDataset, path: Path) -> dict[str, Model]:
-    """Return the models of some runs by the name of their folder; they must fit the data set."""
-    models = {}
-    for folder in folders:
-        model, _ = load_run(folder)
-        _check_arm(path, data.config.arm, model.arm, folder)
-        if model.inputs != data.config.inputs:
-            raise ValueError(
-                f"{path}: expected inputs {model.inputs}, which {folder} takes, found {data.config.inputs}"
-            )
-        name = folder.name if folder.name not in models else str(folder)
-        if name in models:
-            raise ValueError(f"--model: expected every run once, found {folder} again")
-        models[name] = model
-    return models
-
-
-def _test_targets(dataset: IKDataset, num: int | None, seed: int) -> Tensor:
-    targets = dataset.split("test").targets
-    if not len(targets):
-        raise ValueError("data: expected one or more targets in the split test, found none")
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
-    return targets[order[:num]]
-
-
-def _check_arm(path: Path, found: PlanarArm, expected: PlanarArm, run: Path) -> None:
-    for field in fields(PlanarArm):
-        here, there = getattr(found, field.name), getattr(expected, field.name)
-        if field.name == "link_radius" and here == 0:
-            continue  # a scene that says nothing of it means the run's
-        if here != there:
-            raise FileError(f"{path}: expected the arm of {run} with {field.name} {there}, found {here}")
-
-
-def _answer_rows(answer: IKAnswer) -> list[list[object]]:
-    """Return a row for each target; what a status does not vouch for stays empty."""
-    rows: list[list[object]] = []
-    for theta, status, error, clearance in zip(*(column.tolist() for column in answer), strict=True):
-        answered = IKStatus(status) in _ANSWERED
-        numbers = theta if answered else [""] * len(theta)
-        rows.append([*numbers, IKStatus(status).name, error if answered else "", clearance if answered else ""])
-    return rows

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from robotics import plots
 from robotics.arm import PlanarArm
-from robotics.dataset import DatasetConfig, IKDataset, make_dataset
+from robotics.dataset import IKDataset, make_dataset
+from robotics.dataset_config import DatasetConfig
 from robotics.files import StrPath, write_json
 from robotics.metrics import Metrics, evaluate
 from robotics.models import build_model
@@ -69,8 +70,19 @@ QUICK = DemoSize(
 )
 
 
+def scene_for(arm: PlanarArm) -> tuple[tuple[float, float, float], ...]:
+    """Return the obstacles (x, y, r) [m] at the size of an arm."""
+    scale = arm.reach / PlanarArm.duka().reach
+    return tuple((scale * x, scale * y, scale * radius) for x, y, radius in SCENE)
+
+
 def run_demo(
-    folder: StrPath, size: DemoSize, seed: int, say: Callable[[str], None], progress: bool = True
+    folder: StrPath,
+    size: DemoSize,
+    seed: int,
+    say: Callable[[str], None],
+    progress: bool = True,
+    arm: PlanarArm | None = None,
 ) -> tuple[list[Metrics], list[Path]]:
     """Make the data, train the models, score them on the same targets and draw the figures.
 
@@ -80,14 +92,17 @@ def run_demo(
         seed: Seed of the data, the first weights and the order of the targets.
         say: Called with one line before every part.
         progress: Whether to show bars on stderr.
+        arm: Duka's if None.
 
     Returns:
         The row of each model, and the files written.
     """
     folder = make_folder(folder)
-    say(f"data: {size.num_samples} samples of Duka's arm among {len(SCENE)} circles")
+    name = f"{arm.num_links} links" if arm else "Duka's arm"
+    say(f"data: {size.num_samples} samples of {name} among {len(SCENE)} circles")
+    arm = arm or PlanarArm.duka()
     config = DatasetConfig(
-        arm=PlanarArm.duka(), circles=SCENE, num_samples=size.num_samples, removal="whole-arm", seed=seed
+        arm=arm, circles=scene_for(arm), num_samples=size.num_samples, removal="whole-arm", seed=seed
     )
     dataset = make_dataset(config)
     dataset.save(folder / "data")

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from robotics.arm import PlanarArm, check_keys, shown
+from robotics.arm import PlanarArm
+from robotics.checks import check_keys, shown
 from robotics.obstacles import Circles
 
 FloatArray = npt.NDArray[np.float64]

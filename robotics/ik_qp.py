@@ -106,6 +106,25 @@ def task_error(arm: PlanarArm, theta: Tensor, targets: Tensor) -> Tensor:
     return torch.cat((error, turn[..., None]), -1)
 
 
+def tip_curvature(arm: PlanarArm, theta: Tensor, force: Tensor) -> Tensor:
+    """Return force' d²tip/dtheta² / reach, `(*batch, n, n)`, for a constant force `(*batch, 2)`.
+
+    Joints j and k turn the tip about the farther of them, so the second derivative is minus the lever from there.
+    """
+    points = arm.points(theta)
+    lever = (force[..., None, :] * (points[..., -1:, :] - points[..., :-1, :])).sum(-1) / arm.reach
+    joint = torch.arange(arm.num_links, device=theta.device)
+    farther: Tensor = lever[..., torch.maximum(joint[:, None], joint)]
+    return -farther
+
+
+def _convex_part(matrix: Tensor) -> Tensor:
+    """Return the symmetric matrix with its eigenvalues raised to 1e-8."""
+    values, vectors = torch.linalg.eigh(matrix)
+    raised: Tensor = vectors @ (values.clamp(min=1e-8)[..., None] * vectors.mT)
+    return raised
+
+
 def build_step(
     arm: PlanarArm,
     theta: Tensor,
@@ -114,6 +133,7 @@ def build_step(
     remainder: Tensor | None = None,
     *,
     slack_weight: float | None = None,
+    curvature: bool = False,
 ) -> QPProblem:
     """Build the program of one step: damped least squares on the task inside limits, trust region and rows.
 
@@ -129,6 +149,8 @@ def build_step(
         rows: from `clearance_rows`; starts that are not clear are held to no further penetration.
         remainder: bound on the second-order terms, `(*batch, r)`; None is zero.
         slack_weight: kappa; None makes the rows hard and dtheta = 0 feasible.
+        curvature: whether the cost has the second derivative of the task error too, as far as it is convex: slower to
+            build, and much faster where an error stays.
 
     Returns:
         Variables dtheta `(*batch, n)`, followed by one slack per circle if `slack_weight` is given.
@@ -140,6 +162,8 @@ def build_step(
     mu = 0.1 * e.square().sum(-1) + 1e-8
     eye = torch.eye(n, dtype=theta.dtype, device=theta.device)
     P = J.mT @ J + mu[..., None, None] * eye
+    if curvature:
+        P = _convex_part(P + tip_curvature(arm, theta, e[..., :2]))
     q = (J.mT @ e[..., None])[..., 0]
     lower, upper = arm.limits_tensor(theta)
     lb, ub = lower - theta, upper - theta

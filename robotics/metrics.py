@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robotics.arm import PlanarArm
 from robotics.obstacles import Circles
-from robotics.runs import Model
+from robotics.solvers import Solver
 
 _WARM_UP = 8  # targets answered before the clock starts: the first call of a process pays for its set-up
 
@@ -53,11 +53,11 @@ class Metrics:
         }
 
 
-def evaluate(model: Model, targets: Tensor, circles: Circles, method: str | None = None) -> Metrics:
-    """Answer targets with a model and score the answers.
+def evaluate(model: Solver, targets: Tensor, circles: Circles, method: str | None = None) -> Metrics:
+    """Answer targets with a model, or any other solver, and score the answers.
 
     Args:
-        model: The model.
+        model: The model or solver.
         targets: (N, 2) or (N, 3), as the model's inputs ask [m, m, rad].
         circles: Obstacles.
         method: Name of the row; the model's own if None.

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.arm import check_keys, finite_numbers, quarter_turn, shown
+from robotics.arm import quarter_turn
+from robotics.checks import check_keys, finite_numbers, shown
 
 
 class Witness(NamedTuple):
@@ -101,6 +102,14 @@ class Circles:
         tip = points[..., -1:, :]
         distance, _ = _safe_norm(tip - centers, tip.abs())
         return _minimum(distance - radii - link_radius)
+
+    def pick(self, index: Any) -> "Circles":
+        """Return the scenes of some elements of the batch; one scene for all serves them as it is.
+
+        Args:
+            index: What a tensor of the batch's shape is indexed with.
+        """
+        return self if self.radii.ndim == 1 else Circles(self.centers[index], self.radii[index])
 
     def to_json(self) -> dict[str, Any]:
         """Return {"circles": [[x, y, r], ...]}; a batch of scenes has no such form."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm, check_keys, shown
+from robotics.arm import PlanarArm
+from robotics.checks import check_keys, shown
 from robotics.dataset import IKDataset
 from robotics.files import FileError, StrPath, read_json, write_bytes, write_csv, write_json
 from robotics.models import MLP, MLPQP, build_model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robotics.arm import shown
+from robotics.checks import shown
 from robotics.dataset import IKDataset
 from robotics.files import StrPath
 from robotics.models import MLPQP
@@ -132,10 +132,11 @@ def copy_network(model: Model, source: Model) -> None:
         ValueError: If the arms, the inputs or the sizes of the networks differ.
     """
     target, start = (each.network if isinstance(each, MLPQP) else each for each in (model, source))
-    for name in ("arm", "inputs", "hidden"):
+    for name in ("arm", "inputs", "hidden", "kind"):
         expected, found = getattr(target, name), getattr(start, name)
         if expected != found:
-            raise ValueError(f"start: expected a run with {name} {expected}, found {found}")
+            called = "network" if name == "kind" else name
+            raise ValueError(f"start: expected a run with {called} {expected}, found {found}")
     target.load_state_dict(start.state_dict())
 
 

@@ -173,8 +173,94 @@ def test_arms_of_any_number_of_links_are_sampled_by_joints(n):
     dataset = make_dataset(DatasetConfig(arm=arm, num_samples=100, circles=((1.5, 0, 0.4),), removal="whole-arm"))
     clearance = Circles.from_json({"circles": [[1.5, 0, 0.4]]}).clearance(arm.points(dataset.theta))
     assert (clearance > 0).all()
-    with pytest.raises(ValueError, match=r"^sampling: expected 'joints' for an arm that has not 3 links"):
-        DatasetConfig(arm=arm, num_samples=100, sampling="workspace")
+
+
+def test_the_workspace_of_one_link_has_no_area():
+    with pytest.raises(ValueError, match=r"^sampling: expected 'joints' for one link"):
+        DatasetConfig(arm=PlanarArm.unit(1), num_samples=100, sampling="workspace")
+
+
+@pytest.mark.parametrize("n", [2, 4, 6, 10])
+def test_workspace_tips_are_uniform_for_any_number_of_links(n):
+    arm = PlanarArm.unit(n)
+    dataset = make_dataset(DatasetConfig(arm=arm, num_samples=2000, sampling="workspace"))
+    assert (arm.limit_violation(dataset.theta) == 0).all()
+    assert torch.equal(arm.tip(dataset.theta), dataset.targets)
+    # Limits of ±170° keep two links a little off the base, and nothing else off anything.
+    x, y = dataset.targets.T.numpy()
+    inner = 2 * math.cos(math.radians(85)) if n == 2 else 0.0
+    rings = (x**2 + y**2 - inner**2) / (n**2 - inner**2)
+    sectors = np.arctan2(y, x) / (2 * np.pi) + 0.5
+    backwards = (np.abs(sectors - 0.5) < 0.45) if n == 2 else np.ones_like(x, dtype=bool)
+    counts, _, _ = np.histogram2d(rings[backwards], sectors[backwards], bins=(10, 10), range=[[0, 1], [0.05, 0.95]])
+    mean = counts.mean()
+    assert ((counts - mean) ** 2 / mean).sum() < 150  # 99 degrees of freedom: mean 99, standard deviation 14
+
+
+def test_labels_are_the_verdicts_of_the_oracle_and_hold_the_sample():
+    dataset = make_dataset(config(labels=True, removal="none"))
+    labels = dataset.labels
+    circles = Circles.from_json({"circles": SCENE})
+    points = DUKA.points(dataset.theta)
+    clear = circles.clearance(points) > 0
+    assert 20 < int((~clear).sum()) < 180
+    assert (labels.verdict[clear] == 0).all()
+    assert torch.equal(labels.verdict == 0, labels.num_intervals > 0)
+    assert (labels.elbow == -1).all()  # Duka's joint 2 bends one way
+    low, high = labels.interval.T
+    assert torch.equal(low.isnan(), ~clear)
+    turn = (dataset.theta.sum(-1) - low) % (2 * math.pi)
+    assert (turn <= high - low)[clear].all()
+    plain = make_dataset(config(removal="none"))
+    assert plain.labels is None
+    assert same(plain, dataset)
+    assert plain.hash != dataset.hash
+
+
+def test_labels_of_poses_count_postures():
+    arm = PlanarArm.unit()
+    dataset = make_dataset(DatasetConfig(arm=arm, num_samples=200, labels=True, inputs="xytheta"))
+    assert set(dataset.labels.num_intervals.tolist()) == {1, 2}
+    assert (dataset.labels.verdict == 0).all()
+    assert (dataset.labels.interval[:, 0] == dataset.labels.interval[:, 1]).all()
+    assert torch.equal(dataset.labels.elbow, torch.where(dataset.theta[:, 1] > 0, 1, -1))
+
+
+def test_labels_survive_saving_splitting_and_loading(tmp_path):
+    dataset = make_dataset(config(labels=True, num_samples=50))
+    for part in (dataset, dataset.split("test")):
+        part.save(tmp_path)
+        again = IKDataset.load(tmp_path)
+        assert again.config.labels
+        for name in ("verdict", "num_intervals", "elbow", "interval"):
+            stored, found = getattr(part.labels, name), getattr(again.labels, name)
+            assert stored.dtype == found.dtype
+            assert torch.equal(stored.nan_to_num(), found.nan_to_num())
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(dataset.split("train").labels.elbow, dataset.labels.elbow[order[:35]])
+
+
+def test_edited_labels_are_found_by_the_hash(tmp_path):
+    make_dataset(config(labels=True, num_samples=20)).save(tmp_path)
+    arrays = dict(np.load(tmp_path / "data.npz"))
+    np.savez(tmp_path / "data.npz", **arrays | {"elbow": -arrays["elbow"]})
+    assert "hash" in load_is_refused(tmp_path, "data.npz")
+    del arrays["elbow"]
+    np.savez(tmp_path / "data.npz", **arrays)
+    assert "elbow" in load_is_refused(tmp_path, "data.npz")
+
+
+def test_a_set_saved_before_there_were_labels_still_loads(tmp_path):
+    dataset = make_dataset(config(num_samples=20))
+    dataset.save(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert "labels" not in stored["config"]  # byte for byte what was written before
+    assert IKDataset.load(tmp_path).labels is None
+
+
+def test_labels_of_other_arms_are_refused():
+    with pytest.raises(ValueError, match=r"^labels: expected false for an arm that has not 3 links, found 4 links$"):
+        DatasetConfig(arm=PlanarArm.unit(4), num_samples=5, labels=True)
 
 
 @pytest.mark.parametrize("num", [1, 2, 3, 7, 200])
@@ -334,6 +420,7 @@ def test_a_save_cut_short_between_the_files_does_not_load(tmp_path, monkeypatch)
         ("fractions", (0.5, 0.5, 0.5)),
         ("fractions", (math.nan, 0.5, 0.5)),
         ("circles", None),
+        ("labels", 1),
         ("circles[0]", [[0, 0, -1]]),
     ],
 )

@@ -375,7 +375,7 @@ def test_verdicts_agree_with_the_independent_checker_whatever_made_the_posture(g
     expected[distance > (1 + TOLERANCE) * arm.reach] = IKStatus.UNREACHABLE
     expected[np.isnan(distance)] = IKStatus.INVALID_INPUT
     assert answer.status.tolist() == expected.tolist()
-    assert set(expected) == set(IKStatus)
+    assert set(expected) == set(IKStatus) - {IKStatus.INFEASIBLE}  # no posture shows that there is none
 
 
 @pytest.mark.parametrize(
@@ -866,6 +866,7 @@ def test_defaults_are_a_hundred_neurons_and_six_layers():
         ({"hidden": 0}, "hidden: expected a positive integer, found 0"),
         ({"hidden": 2.5}, "hidden: expected a positive integer, found 2.5"),
         ({"hidden": True}, "hidden: expected a positive integer, found True"),
+        ({"network": "deep"}, "network: expected one of plain, clamp, unit, penalty, found 'deep'"),
         ({"layers": 0}, "layers: expected a positive integer, found 0"),
         ({"layers": "6"}, "layers: expected a positive integer, found '6'"),
         ({"layers": True}, "layers: expected a positive integer, found True"),
@@ -906,3 +907,79 @@ def test_lists_in_place_of_names_are_refused_too(name):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="mode: expected one of one-shot, sequential, found 'twice'"):
         MLPQP(MLP(DUKA), "twice")
+
+
+# --- kinds of network -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["clamp", "unit"])
+def test_answers_that_are_cut_off_keep_the_limits(kind, generator):
+    for arm in (DUKA, UNEQUAL):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = MLP(arm, hidden=20, network=kind)
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(1)
+            model.layers[-1].weight.normal_(std=5)
+        targets = arm.tip(arm.sample(200, generator))
+        assert (limit_excess(arm, model(targets).detach().numpy()) > 0).any()
+        answer = model.answer(targets, NO_CIRCLES)
+        assert (limit_excess(arm, answer.theta.numpy()) <= 0).all()
+        assert not (answer.status == IKStatus.LIMIT_VIOLATION).any()
+
+
+def test_unit_vectors_of_any_length_are_angles_from_the_middle_of_the_limits():
+    model = MLP(DUKA, hidden=1, network="unit")
+    angles = f64([0.4, -3.0, 1.5])
+    pairs = torch.stack((angles.cos(), angles.sin()), -1) * f64([[0.1], [1.0], [9.0]])
+    with torch.no_grad():
+        model.layers[-1].weight.zero_()
+        model.layers[-1].bias.copy_(pairs.flatten())
+    middle = f64([math.pi / 2, -math.pi / 2, 0.0])
+    assert torch.allclose(model(f64([[1.0, 2.0]])), middle + angles, rtol=0, atol=EXACT)
+
+
+def test_the_penalty_is_the_mean_depth_in_the_margin_of_the_circles(generator):
+    plain, penal = network(DUKA), network(DUKA)
+    penal.kind = "penalty"
+    targets, scene = DUKA.tip(DUKA.sample(40, generator)), random_scenes(DUKA, 40, generator)
+    points = np_points(DUKA.lengths, plain(targets).detach().numpy())
+    depth = 0.0
+    for link in range(3):
+        for i in range(3):
+            row = (
+                np_clearance_of_link(points[:, link : link + 2], scene.centers[:, i].numpy())
+                - scene.radii[:, i].numpy()
+            )
+            depth += np.maximum(0.01 - row / DUKA.reach, 0).mean() / 9
+    more = penal.loss(targets, scene).item() - plain.loss(targets, scene).item()
+    assert depth > 1e-4
+    assert more == pytest.approx(depth, rel=1e-9)
+    assert penal.loss(targets, NO_CIRCLES).item() == plain.loss(targets, NO_CIRCLES).item()
+
+
+def np_clearance_of_link(ends, center):
+    """Distance of a segment (N, 2, 2) to a point (N, 2), by dense samples and then the exact height."""
+    a, b = ends[:, 0], ends[:, 1]
+    share = np.clip(((center - a) * (b - a)).sum(-1) / ((b - a) ** 2).sum(-1), 0, 1)
+    return np.linalg.norm(a + share[:, None] * (b - a) - center, axis=-1)
+
+
+@pytest.mark.parametrize("kind", ["clamp", "unit", "penalty"])
+@pytest.mark.parametrize("name", ["mlp", "mlp-qp"])
+def test_kinds_of_network_are_built_again_and_learn(name, kind, generator):
+    config = {"model": name, "inputs": "xy", "hidden": 20, "network": kind} | ({"layers": 3} if name != "mlp" else {})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(DUKA, config)
+    assert model.config() == config
+    targets, scene = DUKA.tip(DUKA.sample(64, generator)), circles([2.4, 2.6, 0.5])
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(12):
+        optimiser.zero_grad()
+        loss = model.loss(targets, scene)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]

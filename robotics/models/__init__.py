@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from robotics.arm import PlanarArm, check_keys
+from robotics.arm import PlanarArm
+from robotics.checks import check_keys
 from robotics.models.answer import IKAnswer, IKStatus, check_answer
-from robotics.models.mlp import MLP
+from robotics.models.mlp import MLP, NETWORKS
 from robotics.models.mlp_qp import MLPQP
 
 MODELS = ("mlp", "mlp-qp", "mlp-qp-oneshot")
@@ -16,19 +17,20 @@ def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP:
 
     Args:
         arm: the arm.
-        config: `model` ("mlp", "mlp-qp" or "mlp-qp-oneshot"), `inputs`, `hidden`, and `layers` for the last two.
+        config: `model` ("mlp", "mlp-qp" or "mlp-qp-oneshot"), `inputs`, `hidden`, `network` (a kind of `MLP`, "plain"
+            if left out), and `layers` for the last two.
 
     Raises:
         ValueError: a key is unknown or missing, or its value is.
     """
-    check_keys("model", config, {"model", "inputs"}, {"hidden", "layers"})
+    check_keys("model", config, {"model", "inputs"}, {"hidden", "layers", "network"})
     name = config["model"]
     if name not in MODELS:
         raise ValueError(f"model: expected one of {', '.join(MODELS)}, found {name!r}")
-    network = MLP(arm, config["inputs"], config.get("hidden", 100))
+    network = MLP(arm, config["inputs"], config.get("hidden", 100), config.get("network", "plain"))
     if name == "mlp":
         return network
     return MLPQP(network, "sequential" if name == "mlp-qp" else "one-shot", config.get("layers", 6))
 
 
-__all__ = ["MLP", "MLPQP", "MODELS", "IKAnswer", "IKStatus", "build_model", "check_answer"]
+__all__ = ["MLP", "MLPQP", "MODELS", "NETWORKS", "IKAnswer", "IKStatus", "build_model", "check_answer"]

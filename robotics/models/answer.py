@@ -24,6 +24,7 @@ class IKStatus(IntEnum):
     UNREACHABLE = 4
     INVALID_INPUT = 5
     NO_SAFE_ANSWER = 6
+    INFEASIBLE = 7
 
     @property
     def advice(self) -> str:
@@ -39,6 +40,7 @@ _ADVICE = {
     IKStatus.UNREACHABLE: "the target is outside the ring that the arm's lengths can reach",
     IKStatus.INVALID_INPUT: "the target is not a finite number",
     IKStatus.NO_SAFE_ANSWER: "no posture found that is inside the limits and clear of the circles",
+    IKStatus.INFEASIBLE: "proved: every posture at the target breaks a limit or touches a circle",
 }
 
 

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from implicit_layers import SolverWarning, SolveStatus, solve_qp
 from robotics.arm import PlanarArm
-from robotics.ik_qp import (
-    MARGIN,
-    build_step,
-    certified_fraction,
-    clearance_rows,
-    remainder,
-    task_error,
-)
+from robotics.ik_qp import MARGIN, task_error
 from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
 from robotics.models.mlp import INPUTS, MLP
 from robotics.obstacles import Circles
+from robotics.starts import diverse_starts
+from robotics.steps import certified_step, escape, soft_step
 
 MODES = ("one-shot", "sequential")
 TRAINED_LAYERS = 2  # the gradient passes through so many layers: after more, the tip error is too small to teach
-ESCAPE_LAYERS = 6
-ESCAPE_MARGIN = 1e-3  # of reach: a start that leaves a circle keeps this far off, so that it ends strictly outside
-ESCAPE_WEIGHT = 10.0
 RETRIES = 8  # other starts for a target that the network's start misses
-POSTURES = 2048
 CHUNK = 2048
 
 
@@ -91,7 +80,7 @@ class MLPQP(nn.Module):
         parts = []
         for first in range(0, targets.shape[0], CHUNK):
             chunk = slice(first, first + CHUNK)
-            scene = circles if circles.radii.ndim == 1 else Circles(circles.centers[chunk], circles.radii[chunk])
+            scene = circles.pick(chunk)
             theta = self._answer(targets[chunk], scene, tolerance)
             parts.append(check_answer(self.arm, theta, targets[chunk], scene, tolerance))
         if not parts:
@@ -105,11 +94,11 @@ class MLPQP(nn.Module):
         if self.mode == "one-shot":
             return torch.where(finite[:, None], theta, torch.nan)
         error = self._error(theta, aim, circles)
-        for starts in self._other_starts(aim, circles):
+        for starts in diverse_starts(self.arm, aim, circles, RETRIES):
             missed = (finite & in_reach(self.arm, targets, tolerance) & (error > tolerance)).nonzero()[:, 0]
             if not missed.numel():
                 break
-            scene = _pick(circles, missed)
+            scene = circles.pick(missed)
             again = self._refine(starts[missed], aim[missed], scene, self.layers)
             found = self._error(again, aim[missed], scene)
             better = found < error[missed]
@@ -120,78 +109,17 @@ class MLPQP(nn.Module):
         error = task_error(self.arm, theta, targets).norm(dim=-1)
         return torch.where(is_safe(self.arm, theta, circles), error, torch.inf)
 
-    def _other_starts(self, targets: Tensor, circles: Circles) -> list[Tensor]:
-        """Return RETRIES starts for every target: of as many random groups, the clear posture nearest in the tip."""
-        generator = torch.Generator().manual_seed(0)
-        postures = self.arm.sample(POSTURES, generator).to(targets)
-        if circles.radii.ndim == 1:
-            postures = postures[is_safe(self.arm, postures, circles)]
-        starts = []
-        for group in postures.tensor_split(RETRIES):
-            if group.shape[0]:
-                distance = torch.cdist(targets[:, :2], self.arm.tip(group))
-                starts.append(group[distance.argmin(-1)])
-        return starts
-
     def _refine(self, start: Tensor, targets: Tensor, circles: Circles, layers: int) -> Tensor:
         if start.ndim == 1:  # the escape picks elements of a batch
             return self._refine(start[None], targets[None], circles, layers)[0]
         lower, upper = self.arm.limits_tensor(start)
         theta = start.clamp(lower, upper)
         if self.mode == "one-shot":
-            return self._soft_step(theta, targets, circles, MARGIN)
-        theta = self._escape(theta, targets, circles)
+            return soft_step(self.arm, theta, targets, circles, MARGIN)
+        theta = escape(self.arm, theta, targets, circles)
         for _ in range(layers):
             theta = self._certified_step(theta, targets, circles)
         return theta
 
-    def _escape(self, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
-        """Lead starts that touch a circle out of it, by softened steps; leave the others alone."""
-        if not circles.radii.shape[-1]:
-            return theta
-        for _ in range(ESCAPE_LAYERS):
-            clearance = circles.clearance(self.arm.points(theta.detach()), self.arm.link_radius)
-            inside = (clearance < MARGIN * self.arm.reach).nonzero(as_tuple=True)
-            if not inside[0].numel():
-                break
-            left = self._soft_step(theta[inside], targets[inside], _pick(circles, inside), ESCAPE_MARGIN)
-            theta = theta.index_put(inside, left)
-        return theta
-
-    def _soft_step(self, theta: Tensor, targets: Tensor, circles: Circles, margin: float) -> Tensor:
-        rows = clearance_rows(self.arm, theta, circles, margin)
-        step, _ = _solve(build_step(self.arm, theta, targets, rows, slack_weight=ESCAPE_WEIGHT))
-        lower, upper = self.arm.limits_tensor(theta)
-        return (theta + step[..., : self.arm.num_links]).clamp(lower, upper)
-
     def _certified_step(self, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
-        """Take one step of rows (C): solve without remainder, again with that step's remainder, then shorten."""
-        rows = clearance_rows(self.arm, theta, circles)
-        step, _ = _solve(build_step(self.arm, theta, targets, rows))
-        if circles.radii.shape[-1]:
-            again, solved = _solve(build_step(self.arm, theta, targets, rows, remainder(self.arm, step, rows)))
-            # With the remainder the rows may have no point in common; the first step, shortened, stands then.
-            step = torch.where(solved[..., None], again, step)
-        lower, upper = self.arm.limits_tensor(theta)
-        step = (theta + step).clamp(lower, upper) - theta  # before the certificate, which is of the step as taken
-        if circles.radii.shape[-1]:
-            # In contact, round-off in a row must not stop the arm: a tenth of the margin is given up for that.
-            allowed = rows._replace(gap=rows.gap + 0.1 * MARGIN)
-            step = step * certified_fraction(self.arm, step, allowed)
-        return (theta + step).clamp(lower, upper)
-
-
-def _solve(problem: Any) -> tuple[Tensor, Tensor]:
-    """Solve; a program without solution gives a zero step."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SolverWarning)
-        solution = solve_qp(*problem)
-    solved = solution.status == SolveStatus.SOLVED
-    return torch.where(solved[..., None], solution.x, 0.0), solved
-
-
-def _pick(circles: Circles, index: Any) -> Circles:
-    """Return the scenes of some elements; a shared scene serves all."""
-    if circles.radii.ndim == 1:
-        return circles
-    return Circles(circles.centers[index], circles.radii[index])
+        return certified_step(self.arm, theta, targets, circles)

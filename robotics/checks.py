@@ -1,0 +1,41 @@
+"""Checks of what comes from outside, with errors of one line that name the argument."""
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+
+def shown(value: object) -> str:
+    """Return `value` as one short line, for the end of an error message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def finite_numbers(name: str, values: object, count: int | None = None) -> tuple[float, ...]:
+    """Return a list or tuple of finite numbers as floats, or raise ValueError naming the argument."""
+    size = "" if count is None else f"{count} "
+    problem = ValueError(f"{name}: expected a list of {size}finite numbers, found {shown(values)}")
+    if not isinstance(values, list | tuple) or count not in (None, len(values)):
+        raise problem
+    if any(isinstance(value, bool) or not isinstance(value, Real) for value in values):
+        raise problem
+    try:
+        numbers = tuple(float(value) for value in values)
+    except OverflowError:  # an integer beyond the range of floats
+        raise problem from None
+    if not all(map(math.isfinite, numbers)):
+        raise problem
+    return numbers
+
+
+def check_keys(name: str, data: object, required: set[str], optional: set[str]) -> Mapping[str, Any]:
+    """Return `data` if it is a mapping with these keys and no others, or raise ValueError."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{name}: expected an object with keys {sorted(required)}, found {shown(data)}")
+    if missing := sorted(required - set(data)):
+        raise ValueError(f"{name}: expected the key {missing[0]!r}, found the keys {shown(list(data))}")
+    if unknown := [key for key in data if key not in required | optional]:
+        known = ", ".join(sorted(required | optional))
+        raise ValueError(f"{name}: expected no other keys than {known}, found {shown(unknown[0])}")
+    return data

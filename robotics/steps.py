@@ -1,0 +1,83 @@
+"""Steps of joint angles towards a target, each through a program: certified, or softened to leave a circle."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from implicit_layers import QPProblem, QPSolution, SolverWarning, SolveStatus, solve_qp
+from robotics.arm import PlanarArm
+from robotics.ik_qp import MARGIN, build_step, certified_fraction, clearance_rows, remainder
+from robotics.obstacles import Circles
+
+ESCAPE_LAYERS = 6
+ESCAPE_MARGIN = 1e-3  # of reach: a start that leaves a circle keeps this far off, so that it ends strictly outside
+ESCAPE_WEIGHT = 10.0
+
+
+def certified_step(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, curvature: bool = False) -> Tensor:
+    """Take one step of rows (C): solve without remainder, again with that step's remainder, then shorten.
+
+    Args:
+        arm: the arm, n links.
+        theta: clear postures inside the limits, `(*batch, n)` [rad].
+        targets: `(*batch, 2|3)` [m, m, rad].
+        circles: the scene, shared or one per posture.
+        curvature: see `build_step`; to get as near as can be to a target that cannot be reached.
+
+    Returns:
+        Joint angles `(*batch, n)` inside the limits; the whole straight path to them is clear of the circles.
+    """
+    rows = clearance_rows(arm, theta, circles)
+    step, _ = _solve(build_step(arm, theta, targets, rows, curvature=curvature))
+    if circles.radii.shape[-1]:
+        again, solved = _solve(build_step(arm, theta, targets, rows, remainder(arm, step, rows), curvature=curvature))
+        # With the remainder the rows may have no point in common; the first step, shortened, stands then.
+        step = torch.where(solved[..., None], again, step)
+    lower, upper = arm.limits_tensor(theta)
+    step = (theta + step).clamp(lower, upper) - theta  # before the certificate, which is of the step as taken
+    if circles.radii.shape[-1]:
+        # In contact, round-off in a row must not stop the arm: a tenth of the margin is given up for that.
+        allowed = rows._replace(gap=rows.gap + 0.1 * MARGIN)
+        step = step * certified_fraction(arm, step, allowed)
+    return (theta + step).clamp(lower, upper)
+
+
+def soft_step(
+    arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, margin: float, slack_weight: float = ESCAPE_WEIGHT
+) -> Tensor:
+    """Take one step whose rows about circles may be broken at a price; see `certified_step` for the arguments."""
+    rows = clearance_rows(arm, theta, circles, margin)
+    step, _ = _solve(build_step(arm, theta, targets, rows, slack_weight=slack_weight))
+    lower, upper = arm.limits_tensor(theta)
+    return (theta + step[..., : arm.num_links]).clamp(lower, upper)
+
+
+def escape(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
+    """Lead postures that touch a circle out of it, by softened steps; leave the others alone."""
+    if not circles.radii.shape[-1]:
+        return theta
+    for _ in range(ESCAPE_LAYERS):
+        clearance = circles.clearance(arm.points(theta.detach()), arm.link_radius)
+        inside = (clearance < MARGIN * arm.reach).nonzero(as_tuple=True)
+        if not inside[0].numel():
+            break
+        left = soft_step(arm, theta[inside], targets[inside], circles.pick(inside), ESCAPE_MARGIN)
+        theta = theta.index_put(inside, left)
+    return theta
+
+
+def solve_quietly(problem: QPProblem) -> QPSolution:
+    """Solve; what fails says so in its status alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SolverWarning)
+        return solve_qp(*problem)
+
+
+def _solve(problem: QPProblem) -> tuple[Tensor, Tensor]:
+    """Solve; a program without solution gives a zero step."""
+    solution = solve_quietly(problem)
+    solved = solution.status == SolveStatus.SOLVED
+    return torch.where(solved[..., None], solution.x, 0.0), solved
