@@ -282,13 +282,20 @@ def _check_shapes(given: dict[str, torch.Size]) -> tuple[dict[str, int], torch.S
     if sizes["n"] == 0:
         raise ProblemError("q: expected shape (*batch, n) with n >= 1, got n = 0")
     sizes = {"m": 0, "p": 0} | sizes
-    batch = torch.Size()
+    batch: tuple[int, ...] = ()
     for name, shape in given.items():
-        leading = shape[: len(shape) - len(_CORE[name])]
-        try:
-            batch = torch.broadcast_shapes(batch, leading)
-        except RuntimeError:
-            raise ProblemError(
-                f"{name}: expected batch dimensions that broadcast with {tuple(batch)}, got {tuple(leading)}"
-            ) from None
+        leading = tuple(shape[: len(shape) - len(_CORE[name])])
+        joint = _broadcast(batch, leading)
+        if joint is None:
+            raise ProblemError(f"{name}: expected batch dimensions that broadcast with {batch}, got {leading}")
+        batch = joint
     return sizes, torch.Size(batch)
+
+
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the joint shape, or None (torch.broadcast_shapes imports for almost a second at its first call)."""
+    size = max(len(a), len(b))
+    a, b = ((1,) * (size - len(v)) + v for v in (a, b))
+    if any(i != j and i != 1 and j != 1 for i, j in zip(a, b, strict=True)):
+        return None
+    return tuple(j if i == 1 else i for i, j in zip(a, b, strict=True))
