@@ -1,6 +1,7 @@
 """Differentiable layers defined by a condition instead of a formula."""
 
 from .argmin import ArgminLayer, LeastSquares, find_argmin
+from .check import GradientReport, check_gradients
 from .differentiation import Implicit, OneStep, Unrolled
 from .errors import ProblemError, SolverError, SolverWarning
 from .fixed_point import FixedPointLayer, find_fixed_point
@@ -35,6 +36,7 @@ __all__ = [
     "FixedPointLayer",
     "GaussNewton",
     "GradientDescent",
+    "GradientReport",
     "Implicit",
     "ImplicitSolution",
     "InteriorPoint",
@@ -54,6 +56,7 @@ __all__ = [
     "SolverError",
     "SolverWarning",
     "Unrolled",
+    "check_gradients",
     "find_argmin",
     "find_fixed_point",
     "find_root",
