@@ -84,6 +84,10 @@ def implicit_apply(rule: ImplicitMap, *params: Tensor) -> Tensors:
     return recorded
 
 
+def _alive(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple([unwrap_if_dead(v) if isinstance(v, Tensor) else v for v in values])
+
+
 class _ImplicitFunction(torch.autograd.Function):
     @staticmethod
     def forward(rule: ImplicitMap, *params: Tensor) -> Tensors:
@@ -102,9 +106,11 @@ class _ImplicitFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # every look unpacks them all
+        # Looked at once: checkpointing computes them again each time. A pullback of torch.func.vjp may be called after
+        # its transform has ended: what it saved are then empty shells, which have no storage.
+        saved = _alive(ctx.saved_tensors)
         params, outputs = saved[: ctx.num_params], saved[ctx.num_params :]
-        used = cotangents[: ctx.rule.num_unknowns]
+        used = _alive(cotangents[: ctx.rule.num_unknowns])
         gradients: MaybeTensors = (None,) * ctx.num_params
         if any(v is not None for v in used):
             gradients = ctx.rule.adjoint(outputs, params, used, ctx.needs_input_grad[1:])
