@@ -1,5 +1,6 @@
 """Differentiable layers defined by a condition instead of a formula."""
 
+from . import projections
 from .differentiation import Implicit, Unrolled
 from .errors import ProblemError, SolverError, SolverWarning
 from .qp.elastic import Elastic
@@ -23,5 +24,6 @@ __all__ = [
     "SolverError",
     "SolverWarning",
     "Unrolled",
+    "projections",
     "solve_qp",
 ]

@@ -16,6 +16,9 @@ X_DEGENERATE = 1e-6
 CLOSED_FORM = 1e-10
 """Against a formula: small well-conditioned problems, the polish must reach round-off up to amplification."""
 
+ROUND_OFF = 1e-13
+"""Relative, against the same sums in another order: 1e-16 times the square root of up to 1e5 terms, and 3 to spare."""
+
 PEER = 1e-6
 """Against Clarabel and HiGHS at their tightest useful tolerance 1e-9; x loses up to three digits more."""
 
