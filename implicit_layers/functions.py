@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .errors import ProblemError
-from .transforms import is_tracked, mapped_levels
+from .transforms import bare, is_mapped, is_tracked
 
 
 class Bound(nn.Module):
@@ -83,18 +83,14 @@ def lift(f: Any, params: Sequence[Any], name: str = "f") -> Lifted:
 
 
 def check_captures(lifted: Lifted, w: Any) -> None:
-    """Evaluate once on detached arguments: what still asks for a gradient was captured.
+    """Evaluate once on arguments without history: what still asks for a gradient was captured.
 
     Raises:
         ProblemError: a tensor was captured, and what to do.
     """
-    arguments = [v.detach() for v in lifted.tensors]
-    bare = pytree.tree_map_only(Tensor, Tensor.detach, w)
     with torch.enable_grad():
-        value = lifted.call(bare, *arguments)
-    tensors = [v for v in pytree.tree_leaves(value) if isinstance(v, Tensor)]
-    known = mapped_levels([*arguments, *(v for v in pytree.tree_leaves(bare) if isinstance(v, Tensor))])
-    if any(is_tracked(v) for v in tensors) or mapped_levels(tensors) - known:
+        value = lifted.call(pytree.tree_map_only(Tensor, bare, w), *(bare(v) for v in lifted.tensors))
+    if any(is_tracked(v) or is_mapped(v) for v in pytree.tree_leaves(value) if isinstance(v, Tensor)):
         raise ProblemError(
             f"{lifted.name}: expected a function of its arguments alone, but it captures a tensor that requires grad "
             "(or that a transform of torch.func follows), whose gradient would be silently zero; pass that tensor as "

@@ -56,14 +56,17 @@ def is_tracked(v: Tensor) -> bool:
         return is_tracked(inner)
 
 
-def mapped_levels(tensors: Sequence[Tensor]) -> set[int]:
-    """Return the levels of vmap over which the tensors vary."""
-    return {
-        int(_functorch.maybe_get_level(inner))
-        for v in tensors
-        for inner in unwrapped(v)
-        if _functorch.is_batchedtensor(inner)
-    }
+def is_mapped(v: Tensor) -> bool:
+    """Return whether some vmap maps over the tensor."""
+    return any(_functorch.is_batchedtensor(inner) for inner in unwrapped(v))
+
+
+def bare(v: Tensor) -> Tensor:
+    """Return one sample of what a tensor stands for: detached, and the first of all that vmap maps over."""
+    while _functorch.is_functorch_wrapped_tensor(v):
+        inner = _functorch.get_unwrapped(v)
+        v = inner.select(_functorch.maybe_get_bdim(v), 0) if _functorch.is_batchedtensor(v) else inner
+    return v.detach()
 
 
 def directional(function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]) -> Tensor:

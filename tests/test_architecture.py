@@ -16,13 +16,13 @@ QP_CONTRACT = {
 }
 # A module may import from its own level and from those above it in this list.
 LEVELS = [
-    {"errors", "status"},
+    {"errors", "status", "solution", "transforms", "functions", "unknowns"},
     {"linear"},
-    {"implicit", "iterations"},
+    {"implicit", "condition", "iterations"},
     {"differentiation"},
-    {"qp", "root", "fixed_point", "argmin"},
+    {"qp", "nonlinear", "root", "fixed_point", "argmin"},
 ]
-DIFFERENTIATION_RULES = {"implicit", "differentiation", "qp.gradients"}
+DIFFERENTIATION_RULES = {"implicit", "condition", "differentiation", "qp.gradients"}
 SOLVERS = {"qp.interior_point", "qp.sparse", "qp.native", "iterations"}
 
 

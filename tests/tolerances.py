@@ -1,4 +1,4 @@
-"""Every tolerance of the QP tests, with the reason for it. Arithmetic is float64 unless said otherwise."""
+"""Every tolerance of the tests, with the reason for it. Arithmetic is float64 unless said otherwise."""
 
 # --- solutions ------------------------------------------------------------------------------------
 KKT = 1e-8
@@ -71,3 +71,19 @@ come out. Problems where this is used have data of size 1 and true one-sided der
 # --- elastic --------------------------------------------------------------------------------------
 ELASTIC = 1e-6
 """Closest feasible points with a closed form; the penalty's weight multiplies the residuals."""
+
+# --- roots, fixed points, arg-mins ----------------------------------------------------------------
+ROOT = 1e-9
+"""w where |F| <= 1e-10 (the default) and the inverse Jacobian is below 10."""
+
+ROOT_GRADIENT = 1e-8
+"""Derivatives there: w's error times a second derivative of up to 10, or a Krylov solve to 1e-10."""
+
+ROOT_FLOAT32 = 1e-3
+"""The same in float32, where the default is 1e-5; a derivative by unrolling lags behind by a factor of the steps."""
+
+LINEAR = 1e-9
+"""Solutions of well-conditioned linear systems (condition below 10) solved to a residual of 1e-10."""
+
+LOOP = 1e-12
+"""A batch against its elements one by one, same iterations: only the order of sums in the linear algebra differs."""
