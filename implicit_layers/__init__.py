@@ -22,12 +22,14 @@ from .qp.solution import QPSolution
 from .qp.solve import solve_qp
 from .root import RootLayer, find_root
 from .solution import ImplicitSolution
+from .sqp import SQP
 from .status import SolveStatus
 
 __all__ = [
     "CG",
     "GMRES",
     "LBFGS",
+    "SQP",
     "Anderson",
     "ArgminLayer",
     "Broyden",
