@@ -29,8 +29,9 @@ from .sqp_hessian import convex, row_space, solve_rows
 from .status import SolveStatus
 
 LARGEST_MULTIPLIER = 1e6  # times the gradient: beyond it, the linearised constraints are about to contradict
-LARGEST_PENALTY = 1e8
+LARGEST_PENALTY = 1e5  # times the gradient: where only violations count
 NO_PROGRESS = 1e-6  # share of the violation that a step must promise to remove
+NEARLY = 1e-6  # violation up to which a point passes for feasible, if not for a solution
 FAR = 1e10  # distance that no minimum has, in units of the first iterate
 BACKTRACKS = 40
 ARMIJO = 1e-4
@@ -133,8 +134,8 @@ def minimise(program: Program, options: SQP, w: Tensor) -> Optimum:
         status = torch.where(running & step.hopeless, int(SolveStatus.PRIMAL_INFEASIBLE), status)
         status = torch.where(running & ~step.hopeless & ~moved, int(SolveStatus.NUMERICAL_ERROR), status)
         point = Point(*(_where(moved, a, b) for a, b in zip(new, point, strict=True)))
-        y = _where(moved, y + t.unsqueeze(-1) * (step.y - y), y)
-        z = _where(moved, z + t.unsqueeze(-1) * (step.z - z), z)
+        y = _where(moved, step.y, y)
+        z = _where(moved, step.z, z)
         rho = torch.where(moved, step.rho, rho)
         iterations = iterations + running
     u = _where(status == SolveStatus.INVALID_INPUT, torch.nan, torch.cat([point.w, y, z], -1))
@@ -166,7 +167,8 @@ def _step(program: Program, point: Point, y: Tensor, z: Tensor, rho: Tensor, run
     # Rows that hold at the solution, as far as one knows: curvature across them is the constraints' affair.
     held = torch.cat([here.A, here.G * (z[index] > -here.h).unsqueeze(-1)], -2)
     stationary = here.g + _transposed(torch.cat([here.A, here.G], -2), torch.cat([y, z], -1)[index])
-    B, stiffness = convex(H, held, _largest(stationary) / (1 + _largest(here.w)))
+    pull = _largest(stationary) / (1 + _largest(here.w))
+    B, stiffness = convex(H, held, pull)
     plain = _solve(B, here)
     size = _largest(torch.cat([plain.y, plain.z], -1))
     fine = (plain.status == SolveStatus.SOLVED) & (size <= LARGEST_MULTIPLIER * (1 + _largest(here.g)))
@@ -175,7 +177,9 @@ def _step(program: Program, point: Point, y: Tensor, z: Tensor, rho: Tensor, run
     d, found_y, found_z = plain.x, plain.y, plain.z
     hopeless = torch.zeros_like(fine)
     if not bool(fine.all()):
+        B = convex(H, torch.zeros_like(held), pull)[0]  # rows that are violated do not hold
         d, found_y, found_z, weight, hopeless = _elastic(B, here, rho_here, fine, (d, found_y, found_z, weight))
+        stiffness = torch.where(fine, stiffness, 0.0)
     # B has added curvature on the rows that hold: their multipliers have paid for it.
     if bool((stiffness > 0).any()):
         shift = (stiffness.unsqueeze(-1) * solve_rows(held, d)).split([found_y.shape[-1], found_z.shape[-1]], -1)
@@ -200,17 +204,18 @@ def _elastic(
     """Replace the steps of elements that are not `fine` by those that pay for violations."""
     index = (~fine).nonzero().squeeze(-1)
     here, B = Point(*(v[index] for v in point)), B[index]
-    weight = torch.maximum(rho[index], 10 * (1 + _largest(here.g)))
-    for _ in range(9):  # until the price is high enough to matter
+    size = 1 + _largest(here.g)
+    weight, most = torch.maximum(rho[index], 10 * size), LARGEST_PENALTY * size
+    while True:  # until the price is high enough to matter
         scaled = here._replace(g=here.g / weight.unsqueeze(-1))
         found = _solve(B / weight.reshape(-1, 1, 1), scaled, Elastic(norm="l1", weight=1.0))
         d = torch.where(found.x.isfinite(), found.x, 0.0)
         left = violation(here.c + _times(here.A, d), here.h + _times(here.G, d))
         poor = left > 0.9 * here.violation
-        if not bool((poor & (weight < LARGEST_PENALTY)).any()):
+        if not bool((poor & (weight < most)).any()):
             break
-        weight = torch.where(poor, (10 * weight).clamp(max=LARGEST_PENALTY), weight)
-    hopeless = (left >= (1 - NO_PROGRESS) * here.violation) & (here.violation > 0)
+        weight = torch.where(poor & (weight < most), 10 * weight, weight)
+    hopeless = (left >= (1 - NO_PROGRESS) * here.violation) & (here.violation > NEARLY)
     y, z = (torch.where(v.isfinite(), v, 0.0) * weight.unsqueeze(-1) for v in (found.y, found.z))
     mixed = [old.index_put((index,), new) for old, new in zip(plain, (d, y, z, weight), strict=True)]
     return (*mixed, torch.zeros_like(fine).index_put((index,), hopeless))
@@ -225,20 +230,19 @@ def _search(program: Program, point: Point, step: Step, running: Tensor) -> tupl
         f, c, h = program.values(w)
         return f + step.rho * violation(c, h), c, h
 
-    t, end = torch.ones_like(start), point.w + step.d
+    t, bend, end = torch.ones_like(start), torch.zeros_like(step.d), point.w + step.d
     waiting = running & ~step.hopeless & step.d.isfinite().all(-1)
     accepted = torch.zeros_like(waiting)
     for attempt in range(BACKTRACKS):
-        reached, c, h = merit(point.w + t.unsqueeze(-1) * step.d)
-        enough = reached <= start + ARMIJO * t * step.slope + noise
-        end = _where(waiting & enough, point.w + t.unsqueeze(-1) * step.d, end)
-        accepted, waiting = accepted | (waiting & enough), waiting & ~enough
-        if attempt == 0 and bool(waiting.any()):
-            bent = point.w + step.d + _correction(point, step, c, h, waiting)
-            better = waiting & (merit(bent)[0] <= start + ARMIJO * step.slope + noise)
-            end, accepted, waiting = _where(better, bent, end), accepted | better, waiting & ~better
+        trial = point.w + t.unsqueeze(-1) * (step.d + t.unsqueeze(-1) * bend)
+        reached, c, h = merit(trial)
+        enough = waiting & (reached <= start + ARMIJO * t * step.slope + noise)
+        end, accepted, waiting = _where(enough, trial, end), accepted | enough, waiting & ~enough
         if not bool(waiting.any()):
             break
+        if attempt == 0:  # from here on along an arc that follows the constraints
+            bend = _correction(point, step, c, h, waiting)
+            continue
         curvature = reached - start - t * step.slope
         guess = -0.5 * t * t * step.slope / torch.where(curvature > 0, curvature, 1.0)
         guess = torch.where((curvature > 0) & curvature.isfinite(), guess, 0.1 * t)
@@ -247,10 +251,11 @@ def _search(program: Program, point: Point, step: Step, running: Tensor) -> tupl
 
 
 def _correction(point: Point, step: Step, c: Tensor, h: Tensor, waiting: Tensor) -> Tensor:
-    """Return the shortest step that brings the rows which hold from the end of the step back onto their constraints."""
+    """Return the shortest step that undoes, on the rows which hold, what the constraints' curvature did to the step."""
     rows = torch.cat([point.A, torch.where((step.z > 0).unsqueeze(-1), point.G, 0.0)], -2)
     rows = torch.where(waiting[:, None, None], rows, 0.0)  # elements that are NaN stay out of the factorisation
-    off = torch.cat([c, torch.where(step.z > 0, h, 0.0)], -1)
+    linear = torch.cat([point.c + _times(point.A, step.d), point.h + _times(point.G, step.d)], -1)
+    off = torch.cat([c, h], -1) - linear
     return -row_space(rows, torch.where(off.isfinite(), off, 0.0))
 
 

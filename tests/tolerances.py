@@ -87,3 +87,13 @@ LINEAR = 1e-9
 
 LOOP = 1e-12
 """A batch against its elements one by one, same iterations: only the order of sums in the linear algebra differs."""
+
+# --- nonlinear programs -----------------------------------------------------------------------------
+KKT_NONLINEAR = 1e-8
+"""The method stops at 1e-10 plus ten units of round-off of the terms, here of size up to 1e4."""
+
+PUBLISHED = 1e-7
+"""Solutions printed with seven to ten digits; w, where the minimum is flat, ten times that."""
+
+X_NONLINEAR = 1e-8
+"""w and its derivatives: the stopping residual 1e-10 times a condition of 100."""
