@@ -21,21 +21,21 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from implicit_layers.projections import project_l1_ball, project_stiefel, soft_argmax
+from implicit_layers import projections
 
 FILTERS = 12
 
 
 def certain(raw: Tensor, progress: float) -> Tensor:
     """Choose pixels, the more decided the further training is: the temperature falls from 1 to 0.01."""
-    return soft_argmax(raw, 0.01**progress)
+    return projections.soft_argmax(raw, 0.01**progress)
 
 
 STRUCTURES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "free": lambda raw, progress: raw,
     "certainty": certain,
-    "sparsity": lambda raw, progress: project_l1_ball(raw, 3.0),
-    "orthogonality": lambda raw, progress: project_stiefel(raw.mT).mT,
+    "sparsity": lambda raw, progress: projections.project_l1_ball(raw, 3.0),
+    "orthogonality": lambda raw, progress: projections.project_stiefel(raw.mT).mT,
 }
 
 

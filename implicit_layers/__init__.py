@@ -2,6 +2,7 @@
 
 from . import projections
 from .argmin import ArgminLayer, LeastSquares, find_argmin
+from .check import GradientReport, check_gradients
 from .differentiation import Implicit, OneStep, Unrolled
 from .errors import ProblemError, SolverError, SolverWarning
 from .fixed_point import FixedPointLayer, find_fixed_point
@@ -22,7 +23,7 @@ from .qp.solution import QPSolution
 from .qp.solve import solve_qp
 from .root import RootLayer, find_root
 from .solution import ImplicitSolution
-from .sqp import SQP
+from .sqp.method import SQP
 from .status import SolveStatus
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "FixedPointLayer",
     "GaussNewton",
     "GradientDescent",
+    "GradientReport",
     "Implicit",
     "ImplicitSolution",
     "InteriorPoint",
@@ -57,6 +59,7 @@ __all__ = [
     "SolverError",
     "SolverWarning",
     "Unrolled",
+    "check_gradients",
     "find_argmin",
     "find_fixed_point",
     "find_root",

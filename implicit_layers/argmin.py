@@ -18,7 +18,7 @@ from .iterations.loop import Method
 from .iterations.newton import Newton
 from .nonlinear import Formulation, Rule, check_choices, full_precision, lifted_precision, solve_nonlinear
 from .solution import ImplicitSolution
-from .sqp import SQP
+from .sqp.method import SQP
 from .transforms import value_and_gradient
 from .unknowns import Layout
 

@@ -26,7 +26,8 @@ from .functions import Lifted, check_captures, lift
 from .implicit import Tensors, implicit_apply
 from .linear import DenseLU, LinearSolution, Product, materialise, measured
 from .solution import ImplicitSolution
-from .sqp import Optimum, Point, Program, minimise
+from .sqp.method import Optimum, minimise
+from .sqp.program import Point, Program
 from .status import describe_failures
 from .transforms import everywhere, somebody_differentiates, stored, value_and_gradient
 from .unknowns import Layout

@@ -132,8 +132,11 @@ def iterate(method: Method, system: System, w: Tensor, count: int | None = None,
         if system.minimises:
             status = _where(active & (new.value < -UNBOUNDED * (1 + point.value.abs().clamp(max=1))),
                             int(SolveStatus.DUAL_INFEASIBLE), status)  # fmt: skip
-        point = Point(*(_where(take, a, b) for a, b in zip(new, point, strict=True)))
-        state = {name: _where(take, new_state[name], old) for name, old in state.items()}
+        if everywhere(take):
+            point, state = new, new_state
+        else:
+            point = Point(*(_where(take, a, b) for a, b in zip(new, point, strict=True)))
+            state = {name: _where(take, new_state[name], old) for name, old in state.items()}
         steps = steps + active
     size = _size(point)
     status = torch.where((status == SolveStatus.MAX_ITER) & (size <= limit(point)), int(SolveStatus.SOLVED), status)
