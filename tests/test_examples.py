@@ -10,6 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 REDUCED = {
+    "bilevel.py": ["--quick"],
     "deq_digits.py": ["--quick"],
     "regularisers.py": ["--quick"],
     "sudoku.py": ["--epochs", "2"],
