@@ -6,7 +6,8 @@ Training is an arg-min, and its solution is differentiable in whatever it depend
     support vector machine   price C of a violated margin and width of the kernel; `solve_qp` solves the dual, whose
                              multiplier of the equality row is the machine's offset
 
-Grid search evaluates the validation loss everywhere; the gradient walks downhill, and ten weights are no harder than one.
+Grid search evaluates the validation loss everywhere; the gradient walks downhill, and ten weights are no harder than
+one.
 
     python examples/bilevel.py [--steps 60] [--quick] [--out runs/bilevel.png]
 """

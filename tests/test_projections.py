@@ -229,10 +229,11 @@ def test_a_cold_soft_argmax_picks_the_largest(generator):
 def test_soft_sorting_and_ranking_are_exact_where_values_lie_apart():
     v = torch.tensor([3.0, -1.0, 8.0, 5.0], dtype=torch.float64)
     up, down = (torch.tensor(r, dtype=torch.float64) for r in ([2.0, 1.0, 4.0, 3.0], [3.0, 4.0, 1.0, 2.0]))
-    torch.testing.assert_close(projections.soft_sort(v, 0.25), v.sort().values)
-    torch.testing.assert_close(projections.soft_sort(v, 0.25, descending=True), v.sort(descending=True).values)
-    torch.testing.assert_close(projections.soft_rank(v, 2.0), up)
-    torch.testing.assert_close(projections.soft_rank(v, 2.0, descending=True), down)
+    for scale in (1.0, 1e3, 1e30):  # exactly: the values' digits do not drown the ranks'
+        assert torch.equal(projections.soft_sort(scale * v, 0.25 / scale), (scale * v).sort().values)
+        assert torch.equal(projections.soft_rank(scale * v, 2.0), up)
+        assert torch.equal(projections.soft_rank(scale * v, 2.0, descending=True), down)
+    assert torch.equal(projections.soft_sort(v, 0.25, descending=True), v.sort(descending=True).values)
     flat = projections.soft_sort(v, 1e9)
     torch.testing.assert_close(flat, v.mean().expand(4))
 
@@ -335,6 +336,11 @@ def test_huge_and_tiny_numbers():
     torch.testing.assert_close(projections.project_l2_ball(v * 1e-500, 5.0), v * 0)
     tiny = torch.tensor([3e-200, 4e-200], dtype=torch.float64)
     torch.testing.assert_close(projections.project_l2_ball(tiny, 5e-201), tiny / 10, rtol=1e-12, atol=0)
+    vast = torch.tensor([1e308, -1e308, 0.5e308], dtype=torch.float64)
+    torch.testing.assert_close(
+        projections.isotonic_regression(vast), torch.tensor([0.0, 0.0, 0.5e308], dtype=vast.dtype)
+    )
+    assert torch.equal(projections.soft_rank(vast), torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64))
     # A common offset costs only the digits that the point itself has lost.
     offset = torch.tensor([2.0**30 + 0.5, 2.0**30, -(2.0**40)], dtype=torch.float64)
     expected = torch.tensor([0.75, 0.25, 0.0], dtype=torch.float64)

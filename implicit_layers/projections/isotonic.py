@@ -54,19 +54,25 @@ def isotonic_regression(values: Tensor, weights: Tensor | None = None, *, increa
 
 def isotonic(y: Tensor, w: Tensor) -> Tensor:
     """Return the non-decreasing fit to y `(*batch, n)` with weights w `(*batch, n)`."""
-    block = _blocks(y.detach(), w.detach())
-    zeros = torch.zeros_like(y)
-    # About the block's own first value: a common offset costs no digits.
-    first = torch.scatter_reduce(zeros, -1, block, y.detach(), "amin", include_self=False).gather(-1, block)
+    return block_means(y, w, find_blocks(y.detach(), w.detach()))
+
+
+def block_means(v: Tensor, w: Tensor, block: Tensor) -> Tensor:
+    """Return the weighted mean of each entry's block; an entry that is alone stays as it is, to the last digit."""
+    zeros = torch.zeros_like(v)
+    # About a value of the block's own, so that a common offset costs no digits; in quarters, so that nothing overflows.
+    quarter = 0.25 * v
+    least = torch.scatter_reduce(zeros, -1, block, quarter.detach(), "amin", include_self=False).gather(-1, block)
     mass = zeros.scatter_add(-1, block, w)
-    total = zeros.scatter_add(-1, block, w * (y - first))
-    return first + total.gather(-1, block) / mass.gather(-1, block)
+    total = zeros.scatter_add(-1, block, w * (quarter - least))
+    return 4.0 * (least + total.gather(-1, block) / mass.gather(-1, block))
 
 
 @torch.no_grad()
-def _blocks(y: Tensor, w: Tensor) -> Tensor:
+def find_blocks(y: Tensor, w: Tensor) -> Tensor:
     """Return for every entry the number of its block, counted from 0, `(*batch, n)` int64."""
     n = y.shape[-1]
+    y = 0.25 * y  # the range of huge values is finite then
     low, high = y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)
     mean = (y - low) / torch.where(high > low, high - low, 1.0)
     mass = w / w.amax(-1, keepdim=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .elements import Elements
-from .isotonic import isotonic
+from .isotonic import block_means, find_blocks
 
 
 def project_permutahedron(point: Tensor, vertex: Tensor) -> Tensor:
@@ -98,5 +98,8 @@ def _permutahedron(z: Tensor, w: Tensor) -> Tensor:
     order = z.detach().argsort(dim=-1, stable=True)
     z_sorted = z.gather(-1, order)
     w_sorted = w.gather(-1, w.detach().argsort(dim=-1, stable=True))
-    fit = isotonic(z_sorted - w_sorted, torch.ones_like(z))
-    return (z_sorted - fit).gather(-1, order.argsort(-1))
+    ones = torch.ones_like(z)
+    block = find_blocks((z_sorted - w_sorted).detach(), ones)
+    # z - isotonic(z - w), in an order that loses no digits of w where z is large: exact vertices.
+    projected = (z_sorted - block_means(z_sorted, ones, block)) + block_means(w_sorted, ones, block)
+    return projected.gather(-1, order.argsort(-1))
