@@ -7,11 +7,22 @@ import warnings
 import pytest
 import torch
 from projection_problems import CASES, PROGRAMS, N
-from tolerances import CLOSED_FORM, GRADCHECK, GRADGRADCHECK, PEER, ROUND_OFF, X_DEGENERATE
+from tolerances import (
+    CLOSED_FORM,
+    GRADCHECK,
+    GRADGRADCHECK,
+    GRADIENT_NONLINEAR,
+    LOW_PRECISION,
+    PEER,
+    ROUND_OFF,
+    X_DEGENERATE,
+    X_NONLINEAR,
+    X_REGULAR,
+)
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import jacfwd, jacrev, vmap
 
-from implicit_layers import ProblemError, SolverWarning, projections
+from implicit_layers import ProblemError, SolverWarning, find_argmin, projections
 
 # torch's own forward mode goes through it.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
@@ -117,7 +128,7 @@ def test_the_result_has_the_dtype_of_the_point(name, dtype, generator):
     exact = CASES[name].function(*arguments)
     result = CASES[name].function(*(v.to(dtype) for v in arguments))
     assert result.dtype == dtype
-    torch.testing.assert_close(result.double(), exact, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result.double(), exact, atol=LOW_PRECISION, rtol=LOW_PRECISION)
 
 
 @everywhere
@@ -297,7 +308,7 @@ def test_a_hundred_thousand_entries(generator):
     assert tau.max() - tau.min() < CLOSED_FORM
     assert (v[x == 0] <= tau.max()).all()
     assert abs(projections.project_l1_ball(v, 3.0).abs().sum() - 3) < CLOSED_FORM
-    assert abs(projections.project_capped_simplex(v, 70.0, 1.0).sum() - 70) < 1e-9
+    assert abs(projections.project_capped_simplex(v, 70.0, 1.0).sum() - 70) < X_REGULAR
 
 
 @pytest.mark.parametrize("kind", ["random", "falling", "rising", "one low value at the end", "ties", "sawtooth"])
@@ -437,3 +448,52 @@ def test_bounds_may_be_absent_or_infinite():
     assert torch.equal(
         projections.project_capped_simplex(v, 1.0, torch.inf), torch.tensor([0.0, 1.0], dtype=torch.float64)
     )
+
+
+# --- what is no quadratic program, as a nonlinear one --------------------------------------------------
+
+
+def distance(x, v, *_):
+    return 0.5 * (x - v).square().flatten(-1 if v.ndim == 2 else -2).sum(-1)
+
+
+def orthonormal(Q, M):
+    gram = Q.mT @ Q - torch.eye(Q.shape[-1], dtype=Q.dtype)
+    i, j = torch.triu_indices(*gram.shape[-2:])
+    return gram[..., i, j]
+
+
+def negative_entropy(x, s, t, total, cap):
+    return (t.unsqueeze(-1) * x * x.log() - s * x).sum(-1)
+
+
+NONLINEAR = {
+    "l2 ball": {"f": distance, "ineq": lambda x, v, r: x.square().sum(-1, keepdim=True) - r.square().unsqueeze(-1)},
+    # Squared, the cone has no derivative at its tip; of its two halves the start chooses the upper one.
+    "second-order cone": {
+        "f": distance, "ineq": lambda x, v: x[..., 1:].square().sum(-1, keepdim=True) - x[..., :1].square()
+    },
+    "stiefel": {"f": distance, "eq": orthonormal},
+    "soft arg-max": {
+        "f": negative_entropy, "eq": lambda x, s, t, total, cap: x.sum(-1, keepdim=True) - total.unsqueeze(-1),
+        "ineq": lambda x, s, t, total, cap: x - cap,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NONLINEAR)
+def test_a_projection_has_the_solution_and_gradients_of_its_nonlinear_program(name, generator):
+    arguments = [v.clone() for v in arguments_of(name, generator, batch=6)]
+    if name == "second-order cone":
+        arguments[0][:, 0] = arguments[0][:, 0].abs() * 0.2  # between the cone and its polar
+    arguments = [v.requires_grad_() for v in arguments]
+    projected = CASES[name].function(*arguments)
+    start = projected.detach() + 0.01
+    found = find_argmin(NONLINEAR[name]["f"], start, *arguments, eq=NONLINEAR[name].get("eq"),
+                        ineq=NONLINEAR[name].get("ineq"), batch_dims=1).w  # fmt: skip
+    torch.testing.assert_close(projected, found, atol=X_NONLINEAR, rtol=0)
+    cotangent = torch.randn(projected.shape, generator=generator, dtype=torch.float64)
+    ours = torch.autograd.grad(projected, arguments, cotangent)
+    theirs = torch.autograd.grad(found, arguments, cotangent)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=GRADIENT_NONLINEAR, rtol=GRADIENT_NONLINEAR)

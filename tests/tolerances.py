@@ -95,5 +95,11 @@ KKT_NONLINEAR = 1e-8
 PUBLISHED = 1e-7
 """Solutions printed with seven to ten digits; w, where the minimum is flat, ten times that."""
 
+GRADIENT_NONLINEAR = 1e-7
+"""A gradient moves with w by the third derivatives, up to 10 here."""
+
+LOW_PRECISION = 1e-5
+"""Arguments rounded to float32 (6e-8) times a derivative of up to 100; default residual of float32 iterations."""
+
 X_NONLINEAR = 1e-8
 """w and its derivatives: the stopping residual 1e-10 times a condition of 100."""
