@@ -171,10 +171,10 @@ class _Flat:
         """Choose the entries to look at: of the outputs that can be differentiated, and of each input."""
         points = [v.clone().requires_grad_() for v in self.points]
         named = self.outputs(points)
-        again = self(points).detach()
         if not named or not any(v.requires_grad for _, v in named):
             raise ProblemError("layer: expected a value that depends on the inputs differentiably, got none")
-        if not torch.allclose(torch.cat([v.reshape(-1) for _, v in named]).detach(), again, equal_nan=True):
+        first = torch.cat([v.reshape(-1) for _, v in named]).detach()
+        if not torch.allclose(first, self(points).detach(), equal_nan=True):
             raise ProblemError("layer: expected the same value every time, got another at the second call (dropout?)")
         rows, labels, start = [], [], 0
         for name, v in named:

@@ -23,6 +23,7 @@ from .transforms import directional
 
 Product = Callable[[Tensor], Tensor]
 
+PORTION = 2**15  # entries of the vectors that J is applied to at once where it is formed
 SINGLE, DOUBLE = 1e-5, 1e-10  # default tolerances: some ten units of round-off times a condition of 10 and 1e5
 
 
@@ -225,9 +226,13 @@ def measured(product: Product, u: Tensor, v: Tensor) -> LinearSolution:
 
 def materialise(product: Product, batch: int, size: int, like: Tensor) -> Tensor:
     """Return the matrices `(batch, rows, size)` of a linear map of vectors `(batch, size)`."""
+    if size == 0:
+        return like.new_zeros(batch, 0, 0)
     basis = torch.eye(size, dtype=like.dtype, device=like.device)
     vectors = basis.unsqueeze(1).expand(size, batch, size)
-    columns: Tensor = torch.func.vmap(product)(vectors)
+    # In portions that fit a cache: mapped in one sweep, data that the columns share would be copied for each of them.
+    portion = min(size, max(1, PORTION // max(1, batch * size)))
+    columns: Tensor = torch.func.vmap(product, chunk_size=portion)(vectors)
     return columns.permute(1, 2, 0)
 
 

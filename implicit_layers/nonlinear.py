@@ -35,6 +35,7 @@ from .unknowns import Layout
 Rule = Implicit | Unrolled | OneStep
 
 DENSE = 64  # unknowns up to which forming J costs less than a Krylov method's products
+EXACT_STEPS = (Newton, GaussNewton)  # a step from the solution knows its derivative (of roots; of fits about)
 FROM_THE_SOLUTION_ALONE = (Picard, Anderson, Newton, GaussNewton, GradientDescent)
 
 
@@ -73,8 +74,11 @@ class Formulation:
         dims = tuple(v.ndim for v in self.tensors)
         return Condition(self.residual, self.layout.batch_shape, dims, symmetric=self.minimises)
 
-    def system(self, tensors: Sequence[Tensor], copies: int = 1) -> System:
-        """Return what an iteration may ask, for these values of the tensors."""
+    def system(self, tensors: Sequence[Tensor], copies: int = 1, final: bool = False) -> System:
+        """Return what an iteration may ask, for these values of the tensors.
+
+        `final`: for a step at the solution, which is taken whole and whose linear systems must be solved to tolerance.
+        """
         condition, size = self.condition, self.layout.size
         shape = (copies, self.layout.batch, size)
 
@@ -87,13 +91,13 @@ class Formulation:
 
         def solve(w: Tensor, r: Tensor, linear: LinearSolver | None) -> Tensor:
             chosen = default_linear(size, self.minimises) if linear is None else linear
-            rule = JacobianSolve(condition, chosen, transposed=False, check=False, batch=copies)
+            rule = JacobianSolve(condition, chosen, transposed=False, check=final, batch=copies)
             everyone = torch.ones(shape[:2], dtype=torch.bool, device=w.device)
             (u,) = implicit_apply(rule, everyone, w.reshape(shape), *tensors, r.reshape(shape))
             return u.flatten(0, 1)
 
         misfit = None if self.misfit is None else partial(_flat, partial(spread, self.misfit))
-        return System(evaluate, solve, minimises=self.minimises, relative=self.relative, misfit=misfit)
+        return System(evaluate, solve, self.minimises, self.relative, misfit, full_steps=final)
 
 
 def _flat(function: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
@@ -162,12 +166,16 @@ def _solve_unrolled(problem: Formulation, w0: Tensor, method: Method, count: int
     good = found.solved
     if count is not None:
         good = good | (found.status == SolveStatus.MAX_ITER)
-    if everywhere(good):
-        return found
-    # Elements that fail may hold infinities on the tape. Again, with failures standing still on a neighbour's solution.
-    tensors, healthy = _healthy(problem, found.w, good)
-    again = iterate(method, problem.system(tensors), torch.where(good.unsqueeze(-1), w0, healthy), count, ~good)
-    return found._replace(w=torch.where(good.unsqueeze(-1), again.w, found.w.detach()))
+    tensors, w = problem.tensors, found.w
+    if not everywhere(good):
+        # What fails may hold infinities on the tape. Again, with failures standing still on a neighbour's solution.
+        tensors, healthy = _healthy(problem, found.w, good)
+        start = torch.where(good.unsqueeze(-1), w0, healthy)
+        w = iterate(method, problem.system(tensors), start, count, ~good).w
+    if count is None and isinstance(method, EXACT_STEPS):
+        # The derivative lags a step behind the iterate: by all of it where a lucky step, or w0, met the solution.
+        w = w + _moved(problem, tensors, w, method)
+    return found._replace(w=torch.where(good.unsqueeze(-1), w, found.w.detach()))
 
 
 def _solve_one_step(problem: Formulation, w0: Tensor, method: Method) -> Found:
@@ -176,12 +184,17 @@ def _solve_one_step(problem: Formulation, w0: Tensor, method: Method) -> Found:
     )
     found = _solve_implicit(fixed, w0, method, None)
     tensors, w = _healthy(problem, found.w, found.solved)
-    system = replace(problem.system(tensors), full_steps=True)
+    moved = found.w + _moved(problem, tensors, w, method)
+    return found._replace(w=torch.where(found.solved.unsqueeze(-1), moved, found.w))
+
+
+def _moved(problem: Formulation, tensors: Tensors, w: Tensor, method: Method) -> Tensor:
+    """Return zero, with the derivative by which one more whole step from w moves."""
+    system = problem.system(tensors, final=True)
     point = system.evaluate(w)
     new, _ = method.step(system, point, method.start(system, point))
-    # The value is the solution's, the derivative the step's.
-    moved = found.w + (new.w - new.w.detach())
-    return found._replace(w=torch.where(found.solved.unsqueeze(-1), moved, found.w))
+    step = new.w - point.w
+    return step - step.detach()
 
 
 def _healthy(problem: Formulation, w: Tensor, good: Tensor) -> tuple[Tensors, Tensor]:

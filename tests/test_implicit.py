@@ -559,6 +559,23 @@ def test_a_singular_jacobian_at_the_solution_warns_and_gives_zero(linear):
     assert C.grad[1].abs().max() > 0.1
 
 
+@pytest.mark.parametrize("rule", [OneStep(), Unrolled()], ids=str)
+def test_a_newton_step_at_a_singular_jacobian_warns_and_gives_zero(rule):
+    C = torch.ones(1, 2, 2, dtype=F64, requires_grad=True)
+    w0 = torch.ones(1, 2, dtype=F64)
+    with pytest.warns(SolverWarning, match="linear systems not solved"):
+        w = find_root(lambda w, C: (w.unsqueeze(-2) @ C).squeeze(-2) - 2, w0, C, differentiate=rule).w
+        w[:, 0].sum().backward()
+    assert (C.grad == 0).all()
+
+
+def test_unrolled_newton_knows_the_derivative_also_where_it_starts_at_the_solution():
+    a = torch.tensor([[4.0], [9.0]], dtype=F64, requires_grad=True)
+    w0 = torch.tensor([[2.0], [1.0]], dtype=F64)  # the second meets its root exactly in one halved step
+    find_root(lambda w, a: w**2 - a, w0, a, differentiate=Unrolled()).w.sum().backward()
+    close(a.grad, torch.tensor([[1 / 4], [1 / 6]], dtype=F64))
+
+
 def test_a_linear_solver_that_stops_early_warns(problem):
     W, x = leaves(*problem)
     w = fixed(W, x, differentiate=Implicit(linear=GMRES(max_iter=1)))
