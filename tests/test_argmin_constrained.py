@@ -13,6 +13,7 @@ from tolerances import (
     CLOSED_FORM,
     GRADCHECK,
     GRADGRADCHECK,
+    GRADIENT_NONLINEAR,
     KKT_NONLINEAR,
     LOW_PRECISION,
     PUBLISHED,
@@ -98,6 +99,45 @@ def test_a_start_outside_of_the_constraints_is_fine(generator):
     found = find_argmin(lambda w: -w.sum(-1), start, ineq=lambda w: w.square().sum(-1, keepdim=True) - 1)
     torch.testing.assert_close(found.w, torch.full((8, 3), 3**-0.5, dtype=F64), atol=X_NONLINEAR, rtol=0)
     torch.testing.assert_close(found.z, torch.full((8, 1), 3**0.5 / 2, dtype=F64), atol=X_NONLINEAR, rtol=0)
+
+
+def test_programs_built_backwards_from_their_solution_are_solved(generator):
+    # Convex, so that there is one minimum: choose w, y and z, then the linear term that makes them optimal.
+    batch, n, m, p = 32, 5, 4, 2
+    w, y = randn(generator, batch, n), randn(generator, batch, p)
+    z = torch.rand(batch, m, generator=generator, dtype=F64) * torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=F64) + 0.0
+    slack = torch.tensor([0.0, 0.0, 0.3, 1.0], dtype=F64)
+    A, G, L = randn(generator, batch, p, n), randn(generator, batch, m, n), 0.5 * randn(generator, batch, m, n, n)
+    Q = L @ L.mT
+
+    def bowls(v):
+        return times(G, v) + 0.5 * torch.einsum("bi,bmij,bj->bm", v, Q, v)
+
+    def convex(v):
+        return torch.logsumexp(v, -1) + 0.1 * v.square().sum(-1)
+
+    level, b = bowls(w).detach() + slack, times(A, w)
+    gradient = w.softmax(-1) + 0.2 * w + (y.unsqueeze(-2) @ A).squeeze(-2)
+    q = -gradient - torch.einsum("bm,bmi->bi", z, G + torch.einsum("bmij,bj->bmi", Q, w))
+    found = find_argmin(
+        lambda v: convex(v) + (q * v).sum(-1), torch.zeros(batch, n, dtype=F64),
+        eq=lambda v: times(A, v) - b, ineq=lambda v: bowls(v) - level,
+    )  # fmt: skip
+    assert (found.status == SolveStatus.SOLVED).all()
+    torch.testing.assert_close(found.w, w, atol=GRADIENT_NONLINEAR, rtol=0)
+    torch.testing.assert_close(found.y, y, atol=GRADIENT_NONLINEAR, rtol=0)
+    torch.testing.assert_close(found.z, z, atol=GRADIENT_NONLINEAR, rtol=0)
+
+
+@pytest.mark.parametrize(("of_cost", "of_rows"), [(1e8, 1e-4), (1e8, 1e4), (1e-3, 1e4), (1.0, 1e-4)])
+def test_units_of_cost_and_constraints_do_not_matter(of_cost, of_rows):
+    program = PROGRAMS[43]
+    cost, ineq = program.each(program.cost), program.each(program.ineq)
+    found = find_argmin(lambda w: of_cost * cost(w), program.w0, ineq=lambda w: of_rows * ineq(w))
+    assert found.status == SolveStatus.SOLVED
+    torch.testing.assert_close(found.w, torch.tensor(program.solution, dtype=F64), atol=GRADIENT_NONLINEAR, rtol=0)
+    expected = torch.tensor([1.0, 0.0, 2.0], dtype=F64) * of_cost / of_rows
+    torch.testing.assert_close(found.z, expected, atol=0, rtol=GRADIENT_NONLINEAR)
 
 
 # --- quadratic programs ------------------------------------------------------------------------------

@@ -61,12 +61,15 @@ def minimise(program: Program, options: SQP, w: Tensor) -> Optimum:
     """Run the method from w `(B, n)`; every element has its own step length, penalty, end and status."""
     point = program.expand(w)
     y, z = torch.zeros_like(point.c), torch.zeros_like(point.h)
+    unit = _unit(point.g, program.hessian(w, y, z))
+    program = program.measured_in(unit)
+    point = point._replace(f=point.f / unit, g=point.g / unit.unsqueeze(-1))
     status = torch.where(is_finite(point), int(SolveStatus.MAX_ITER), int(SolveStatus.INVALID_INPUT))
     far = FAR * (1 + largest(w))
     iterations, rho = torch.zeros_like(status), torch.zeros_like(point.f)
     residual = torch.full_like(point.f, torch.nan)
     for count in range(options.max_iter + 1):
-        residual, limit = _residual(point, y, z, options)
+        residual, limit = _residual(point, y, z, unit, options)
         running = status == SolveStatus.MAX_ITER
         status = torch.where(running & (residual <= limit), int(SolveStatus.SOLVED), status)
         running = status == SolveStatus.MAX_ITER
@@ -85,16 +88,24 @@ def minimise(program: Program, options: SQP, w: Tensor) -> Optimum:
         z = choose(moved, step.z, z)
         rho = torch.where(moved, step.rho, rho)
         iterations = iterations + running
+    y, z = y * unit.unsqueeze(-1), z * unit.unsqueeze(-1)
     u = choose(status == SolveStatus.INVALID_INPUT, torch.nan, torch.cat([point.w, y, z], -1))
     return Optimum(u, status == SolveStatus.SOLVED, status, iterations, residual)
 
 
-def _residual(point: Point, y: Tensor, z: Tensor, options: SQP) -> tuple[Tensor, Tensor]:
-    """Return the largest entry of the KKT conditions, and how small it must be."""
+def _unit(g: Tensor, H: Tensor) -> Tensor:
+    """Return the size of the cost's derivatives at the start `(B,)`: multipliers and penalties are measured in it."""
+    size = torch.maximum(largest(g), largest(H.flatten(1)))
+    return torch.where((size > 0) & size.isfinite(), size, 1.0)
+
+
+def _residual(point: Point, y: Tensor, z: Tensor, unit: Tensor, options: SQP) -> tuple[Tensor, Tensor]:
+    """Return the largest entry of the KKT conditions of the cost as given, and how small it must be."""
+    unit = unit.unsqueeze(-1)
     rows, multipliers = torch.cat([point.A, point.G], -2), torch.cat([y, z], -1)
     stationary = point.g + transposed_times(rows, multipliers)
-    parts = torch.cat([stationary, point.c, torch.minimum(z, -point.h)], -1)
-    terms = torch.maximum(point.g.abs(), transposed_times(rows.abs(), multipliers.abs())).amax(-1)
+    parts = torch.cat([unit * stationary, point.c, torch.minimum(unit * z, -point.h)], -1)
+    terms = (unit * torch.maximum(point.g.abs(), transposed_times(rows.abs(), multipliers.abs()))).amax(-1)
     dtype = point.f.dtype
     eps_abs = ABSOLUTE.get(dtype, SINGLE) if options.eps_abs is None else options.eps_abs
     eps_rel = ROUND_OFF * torch.finfo(dtype).eps if options.eps_rel is None else options.eps_rel

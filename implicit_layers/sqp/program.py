@@ -41,6 +41,23 @@ class Program:
     expand: Callable[[Tensor], Point]
     hessian: Callable[[Tensor, Tensor, Tensor], Tensor]
 
+    def measured_in(self, unit: Tensor) -> Program:
+        """Return the program with the cost, and so the multipliers, in units `(B,)`."""
+        column = unit.unsqueeze(-1)
+
+        def values(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            f, c, h = self.values(w)
+            return f / unit, c, h
+
+        def expand(w: Tensor) -> Point:
+            point = self.expand(w)
+            return point._replace(f=point.f / unit, g=point.g / column)
+
+        def hessian(w: Tensor, y: Tensor, z: Tensor) -> Tensor:
+            return self.hessian(w, y * column, z * column) / column.unsqueeze(-1)
+
+        return Program(values, expand, hessian)
+
 
 def violation(c: Tensor, h: Tensor) -> Tensor:
     """Return |c|_1 + |h₊|_1 `(B,)`."""
