@@ -162,8 +162,8 @@ def rules(minimises: bool) -> dict[str, tuple[Any, Any]]:
         "Implicit, Neumann, 5 terms": (solver, Implicit(linear=Neumann(terms=5))),
         "Implicit, Neumann, 20 terms": (solver, Implicit(linear=Neumann(terms=20))),
         "OneStep" + (" of Newton" if minimises else ""): (Newton() if minimises else solver, OneStep()),
-        "Unrolled": (solver, Unrolled()),
-        "Unrolled, plain iteration": (Newton() if minimises else Picard(), Unrolled()),
+        f"Unrolled, {type(solver).__name__}": (solver, Unrolled()),
+        "Unrolled, Newton" if minimises else "Unrolled, Picard": (Newton() if minimises else Picard(), Unrolled()),
     }
 
 

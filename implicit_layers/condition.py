@@ -13,6 +13,7 @@ References: Blondel et al. (2022), Efficient and modular implicit differentiatio
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from .errors import warn_solver
 from .implicit import MaybeTensors, Tensors, implicit_apply
-from .linear import LinearSolution, LinearSolver
+from .linear import LinearSolver
 from .transforms import directional, everywhere, pullback, stored
 
 
@@ -173,20 +174,24 @@ class JacobianSolve:
         w, r = (v.expand(self.batch, *v.shape[-2:]) for v in (w, r))
         shape = r.shape
         function = self.condition.at(theta)
+        pull = functools.cache(lambda: pullback(function, w))  # one evaluation of F serves all transposed products
+
+        def product(u: Tensor) -> Tensor:
+            return directional(function, (w,), (u.reshape(shape),)).flatten(0, 1)
+
+        def transposed(u: Tensor) -> Tensor:
+            return pull()(u.reshape(shape))[0].flatten(0, 1)
+
         if self.transposed or self.condition.symmetric:
-            pull = pullback(function, w)  # one evaluation of F serves all products
-            found = self._run(lambda u: pull(u.reshape(shape))[0].flatten(0, 1), r)
+            found = self.linear.solve(transposed, r.flatten(0, 1))
         else:
-            found = self._run(lambda u: directional(function, (w,), (u.reshape(shape),)).flatten(0, 1), r)
+            found = self.linear.solve(product, r.flatten(0, 1), transposed)
         if not self.check:
             return (found.u.reshape(shape),)
         accepted = self.linear.accepts(found.residual)
         if not bool(accepted.all()):
             warn_solver(_unsolved(self.linear, found.residual, accepted))
         return (torch.where(accepted.unsqueeze(-1), found.u, 0.0).reshape(shape),)
-
-    def _run(self, product: Callable[[Tensor], Tensor], r: Tensor) -> LinearSolution:
-        return self.linear.solve(product, r.flatten(0, 1))
 
     def tangent(self, outputs: Tensors, params: Tensors, dparams: MaybeTensors) -> Tensors:
         """Return du = J⁻¹ (dr - dJ u)."""

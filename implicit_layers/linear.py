@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .errors import ProblemError
-from .transforms import directional
+from .transforms import directional, value_and_pullback
 
 Product = Callable[[Tensor], Tensor]
 
@@ -37,8 +37,11 @@ class LinearSolution(NamedTuple):
 class LinearSolver(Protocol):
     """A way to solve `J u = v`."""
 
-    def solve(self, product: Product, v: Tensor) -> LinearSolution:
-        """Solve for v `(batch, n)`; elements with v = 0 have u = 0, whatever their J."""
+    def solve(self, product: Product, v: Tensor, transposed: Product | None = None) -> LinearSolution:
+        """Solve for v `(batch, n)`; elements with v = 0 have u = 0, whatever their J.
+
+        `transposed`: products with Jᵀ, given where they are cheaper: a solver that forms J may use them instead.
+        """
 
     def accepts(self, residual: Tensor) -> Tensor:
         """Return which elements `(batch,)` are solved as promised."""
@@ -58,11 +61,12 @@ class DenseLU:
     def __post_init__(self) -> None:
         _check_tol(self.tol)
 
-    def solve(self, product: Product, v: Tensor) -> LinearSolution:
+    def solve(self, product: Product, v: Tensor, transposed: Product | None = None) -> LinearSolution:
         """Solve for v `(batch, n)`; one step of refinement."""
         if v.numel() == 0:
             return measured(product, torch.zeros_like(v), v)
-        J = materialise(product, v.shape[0], v.shape[1], v)
+        J = materialise(transposed or product, v.shape[0], v.shape[1], v)
+        J = J if transposed is None else J.mT
         lu, pivots, _ = torch.linalg.lu_factor_ex(J)
         u = torch.linalg.lu_solve(lu, pivots, v.unsqueeze(-1))
         u = u + torch.linalg.lu_solve(lu, pivots, v.unsqueeze(-1) - J @ u)
@@ -93,7 +97,7 @@ class CG:
         _check_tol(self.tol)
         _check_count("max_iter", self.max_iter)
 
-    def solve(self, product: Product, v: Tensor) -> LinearSolution:
+    def solve(self, product: Product, v: Tensor, transposed: Product | None = None) -> LinearSolution:
         """Solve for v `(batch, n)`."""
         target = 0.5 * _tolerance(self.tol, v.dtype, SINGLE, DOUBLE) * v.norm(dim=-1)
         u, r, p = torch.zeros_like(v), v, v
@@ -142,7 +146,7 @@ class GMRES:
         _check_count("max_iter", self.max_iter)
         _check_count("restart", self.restart)
 
-    def solve(self, product: Product, v: Tensor) -> LinearSolution:
+    def solve(self, product: Product, v: Tensor, transposed: Product | None = None) -> LinearSolution:
         """Solve for v `(batch, n)`."""
         target = 0.5 * _tolerance(self.tol, v.dtype, SINGLE, DOUBLE) * v.norm(dim=-1)
         u, r = torch.zeros_like(v), v
@@ -191,7 +195,7 @@ class Neumann:
         if not self.relaxation > 0:
             raise ProblemError(f"relaxation: expected a positive number, got {self.relaxation!r}")
 
-    def solve(self, product: Product, v: Tensor) -> LinearSolution:
+    def solve(self, product: Product, v: Tensor, transposed: Product | None = None) -> LinearSolution:
         """Solve for v `(batch, n)`."""
         u = self.relaxation * v
         if self.terms is not None:
@@ -238,7 +242,10 @@ def materialise(product: Product, batch: int, size: int, like: Tensor) -> Tensor
 
 def jacobian(function: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
     """Return the Jacobians `(batch, rows, n)` of a function of w `(batch, n)`, each element a system of its own."""
-    return materialise(lambda u: directional(function, (w,), (u,)), w.shape[0], w.shape[1], w)
+    rows, pull = value_and_pullback(function, w)
+    if rows.shape[1] > w.shape[1]:
+        return materialise(lambda u: directional(function, (w,), (u,)), w.shape[0], w.shape[1], w)
+    return materialise(lambda v: pull(v)[0], w.shape[0], rows.shape[1], w).mT
 
 
 def _krylov_correction(product: Product, r: Tensor, target: Tensor, size: int) -> tuple[Tensor, int]:

@@ -92,8 +92,15 @@ def _load_forward_mode() -> None:
 
 def pullback(function: Callable[..., Tensor], *primals: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """Return the map from cotangents of a function's value to those of its arguments."""
-    _, pull = cast("Any", torch.func.vjp(function, *primals))
-    return cast("Callable[[Tensor], tuple[Tensor, ...]]", pull)
+    return value_and_pullback(function, *primals)[1]
+
+
+def value_and_pullback(
+    function: Callable[..., Tensor], *primals: Tensor
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    """Return a function's value, and the map from cotangents of it to those of its arguments."""
+    value, pull = cast("Any", torch.func.vjp(function, *primals))
+    return value, pull
 
 
 def value_and_gradient(function: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
