@@ -141,8 +141,10 @@ def test_a_batch_of_zero_and_a_batch_of_many_dimensions(name, generator):
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("stiefel", "polytope")])
 def test_a_projection_compiles_without_a_graph_break(name, generator):
+    # Traced ahead of time too where sorting and pooling make it interesting; that takes a second each.
+    backend = "aot_eager" if name in ("capped simplex", "soft rank") else "eager"
     arguments = arguments_of(name, generator, requires_grad=True)
-    compiled = torch.compile(CASES[name].function, fullgraph=True, backend="aot_eager", dynamic=False)
+    compiled = torch.compile(CASES[name].function, fullgraph=True, backend=backend, dynamic=False)
     result, expected = compiled(*arguments), CASES[name].function(*arguments)
     torch.testing.assert_close(result, expected, atol=CLOSED_FORM, rtol=0)
     for a, b in zip(
