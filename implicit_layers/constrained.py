@@ -29,7 +29,7 @@ from .solution import ImplicitSolution
 from .sqp.method import Optimum, minimise
 from .sqp.program import Point, Program
 from .status import describe_failures
-from .transforms import everywhere, somebody_differentiates, stored, value_and_gradient
+from .transforms import everywhere, somebody_differentiates, stored, value_and_gradient, value_and_pullback
 from .unknowns import Layout
 
 RANK = 1e-10  # singular values below this share of the largest count as zero
@@ -163,16 +163,20 @@ class _Problem:
 class _Saddle:
     """The Jacobian of KKT conditions: factored, and where dependent rows make it singular, the shortest solution."""
 
-    def solve(self, product: Product, v: Tensor) -> LinearSolution:
+    def solve(self, product: Product, v: Tensor, transposed: Product | None = None) -> LinearSolution:
         """Solve for v `(batch, n)`."""
-        found = DenseLU().solve(product, v)
+        J = materialise(product, v.shape[0], v.shape[1], v)
+
+        def times(u: Tensor) -> Tensor:
+            return (J @ u.unsqueeze(-1)).squeeze(-1)
+
+        found = DenseLU().solve(times, v)
         singular = ~self.accepts(found.residual)
         if not bool(singular.any()):
             return found
-        J = materialise(product, v.shape[0], v.shape[1], v)
-        J = torch.where(J.isfinite().all(-1).all(-1)[:, None, None], J, 0.0)
-        u = (torch.linalg.pinv(J, rtol=RANK) @ v.unsqueeze(-1)).squeeze(-1)
-        shortest = measured(product, u, v)
+        finite = torch.where(J.isfinite().all(-1).all(-1)[:, None, None], J, 0.0)
+        u = (torch.linalg.pinv(finite, rtol=RANK) @ v.unsqueeze(-1)).squeeze(-1)
+        shortest = measured(times, u, v)
         return LinearSolution(
             torch.where(singular.unsqueeze(-1), shortest.u, found.u),
             torch.where(singular, shortest.residual, found.residual),
@@ -185,11 +189,8 @@ class _Saddle:
 
 def _jacobian(function: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
     """Return `function(w) (B, k)`, whose elements depend on their own w alone, and its Jacobian `(B, k, n)`."""
-    value, pull = cast("Any", torch.func.vjp(function, w))
-    k = value.shape[-1]
-    basis = torch.eye(k, dtype=w.dtype, device=w.device).unsqueeze(1).expand(k, w.shape[0], k)
-    (rows,) = torch.func.vmap(pull)(basis)
-    return value, rows.movedim(0, 1)
+    value, pull = value_and_pullback(function, w)
+    return value, materialise(lambda v: pull(v)[0], w.shape[0], value.shape[-1], w).mT
 
 
 def _rows(function: Lifted, layout: Layout, w0: Any) -> int:

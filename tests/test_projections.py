@@ -154,6 +154,20 @@ def test_a_projection_compiles_without_a_graph_break(name, generator):
         torch.testing.assert_close(a, b, atol=CLOSED_FORM, rtol=0)
 
 
+def test_numbers_in_place_of_tensors_compile_too():
+    def all_of_them(v):
+        return (
+            projections.project_simplex(v) + projections.project_capped_simplex(v, 2) + projections.project_l1_ball(v)
+            + projections.project_l2_ball(v) + projections.project_linf_ball(v) + projections.project_box(v, 0.0, 1.0)
+            + projections.isotonic_regression(v) + projections.soft_sort(v) + projections.soft_rank(v)
+            + projections.soft_argmax(v) + projections.soft_argmax(v, total=2, cap=1)
+        )  # fmt: skip
+
+    v = torch.tensor([[0.3, -1.0, 2.0], [1.0, 1.1, 0.9]], dtype=torch.float64)
+    compiled = torch.compile(all_of_them, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(v), all_of_them(v), atol=CLOSED_FORM, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["l2 ball", "second-order cone"])
 def test_a_round_set_holds_no_point_that_is_closer(name, generator):
     # x is the projection of v onto a convex set iff (v - x)'(z - x) <= 0 for every z of the set.
