@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -31,6 +32,7 @@ class Elements:
         self._caller, self._names = caller, list(arguments)
         self._numbers = {name for name, (value, _) in given.items() if not isinstance(value, Tensor)}
         self._failures: list[tuple[str, Tensor]] = []
+        self._clean = False  # known to have no element without an answer
         self._sizes = {"1": 1}
         name, (point, core) = self._names[0], arguments[self._names[0]]
         self._dtype = _check_point(name, point)
@@ -61,19 +63,19 @@ class Elements:
 
     def tensors(self) -> list[Any]:
         """Return the arguments to compute with, in the order of declaration."""
-        self.invalid = torch.stack([failed.expand(self._batch) for _, failed in self._failures]).any(0)
-        if not torch.compiler.is_compiling():
-            self._report()
-        first = self._names[0]
         values = [self._values.get(name) for name in self._names]
-        return [
-            v if v is None else self._replaced(v, 0.0 if k == first else 1.0)
-            for k, v in zip(self._names, values, strict=True)
-        ]
+        self.invalid = functools.reduce(torch.logical_or, (failed for _, failed in self._failures))
+        if not torch.compiler.is_compiling():
+            self._clean = not bool(stored(self.invalid).any())
+            if self._clean:
+                return values
+            self._report()
+        harmless = [0.0] + [1.0] * (len(values) - 1)
+        return [v if v is None else self._replaced(v, other) for v, other in zip(values, harmless, strict=True)]
 
     def answer(self, value: Tensor) -> Tensor:
         """Return a result with NaN where there is none, in the dtype of the point."""
-        return self._replaced(value, torch.nan).to(self._dtype)
+        return (value if self._clean else self._replaced(value, torch.nan)).to(self._dtype)
 
     def _replaced(self, value: Tensor, other: float) -> Tensor:
         mask = self.invalid.reshape(*self.invalid.shape, *(1,) * (value.ndim - self.invalid.ndim))
@@ -81,8 +83,6 @@ class Elements:
 
     def _report(self) -> None:
         invalid = stored(self.invalid)
-        if not invalid.any():
-            return
         reasons = dict.fromkeys(reason for reason, failed in self._failures if stored(failed).any())
         where = tuple(invalid.nonzero()[0].tolist())
         warn_solver(
