@@ -7,7 +7,7 @@ With L = f + y'c + z'h, at (w, y, z):
 The last one is `h = 0` on active rows (z > -h) and `z = 0` on the others, so the Jacobian of the conditions is the
 matrix `[H A' G'; A 0 0; G 0 0]` of the equality and active inequality rows, with the Hessian of the Lagrangian.
 
-References: Fiacco (1976), Sensitivity analysis for nonlinear programming; Gould et al. (2016), proposition 4.6.
+References: Fiacco (1976), Sensitivity analysis for nonlinear programming; Gould et al. (2016), section 4.
 """
 
 from __future__ import annotations

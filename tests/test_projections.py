@@ -179,6 +179,27 @@ def test_a_round_set_holds_no_point_that_is_closer(name, generator):
     torch.testing.assert_close(function(x, *rest), x, atol=CLOSED_FORM, rtol=0)
 
 
+CONVEX = [name for name in CASES if name not in ("soft sort", "soft rank", "soft arg-max", "stiefel")]
+
+
+@pytest.mark.parametrize("name", [*CONVEX, "stiefel"])
+def test_a_projection_leaves_points_of_its_set_where_they_are(name, generator):
+    arguments = arguments_of(name, generator, batch=30)
+    x = CASES[name].function(*arguments)
+    torch.testing.assert_close(CASES[name].function(x, *arguments[1:]), x, atol=PEER, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONVEX)
+def test_a_projection_onto_a_convex_set_brings_points_closer(name, generator):
+    u, *sets = arguments_of(name, generator, batch=30)
+    v = u + torch.randn(u.shape, generator=generator, dtype=u.dtype)
+    function = CASES[name].function
+    # In the norm that it minimises: isotonic regression has weights.
+    weight = sets[0] if name == "isotonic" else torch.ones_like(u)
+    moved = (weight * (function(u, *sets) - function(v, *sets)).square()).sum(-1)
+    assert (moved <= (weight * (u - v).square()).sum(-1) + PEER).all()
+
+
 # --- closed forms -----------------------------------------------------------------------------------
 
 
@@ -303,6 +324,16 @@ def test_a_total_at_the_end_of_its_range_has_the_derivative_of_the_inside():
 
     assert torch.equal(move(0.0), torch.tensor([1.0, 0.0], dtype=torch.float64))
     assert torch.equal(move(2.0), torch.tensor([0.0, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("function", [projections.project_capped_simplex, projections.soft_argmax])
+def test_caps_that_fill_the_total_but_for_rounding_are_feasible(function, dtype, generator):
+    v = torch.randn(10, generator=generator, dtype=dtype)
+    for cap in (0.1, 0.7, 0.3):
+        total = torch.tensor(10 * cap, dtype=dtype)
+        x = function(v, total=total, cap=torch.full((10,), cap, dtype=dtype))
+        torch.testing.assert_close(x, torch.full_like(x, cap))
 
 
 def test_ties_are_pooled_only_where_they_must_be():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .elements import Elements
+from .simplex import room_within
 
 
 def soft_argmax(
@@ -44,7 +45,7 @@ def soft_argmax(
     elements.require(((t > 0) & t.isfinite()).all(-1), "temperature", "a number > 0")
     elements.require(((mass > 0) & mass.isfinite()).all(-1), "total", "a number > 0")
     elements.require((ceiling > 0).all(-1), "cap", "numbers > 0")
-    room = ceiling.sum(-1)
+    room = room_within(ceiling, scores.dtype)
     elements.require(mass.squeeze(-1) <= room, "total, cap", "total <= the sum of cap over all entries")
     s, t, mass, ceiling = elements.tensors()
     logits = s / t

@@ -60,7 +60,7 @@ def project_capped_simplex(point: Tensor, total: float | Tensor = 1.0, cap: floa
     mass, ceiling = elements["total"], elements["cap"]
     elements.require((ceiling >= 0).all(-1), "cap", "numbers >= 0")
     elements.require(((mass >= 0) & mass.isfinite()).all(-1), "total", "a number >= 0")
-    room = ceiling.sum(-1)
+    room = room_within(ceiling, point.dtype)
     elements.require(mass.squeeze(-1) <= room, "total, cap", f"total <= the sum of cap over {point.shape[-1]} entries")
     v, mass, ceiling = elements.tensors()
     return elements.answer(_capped_simplex(v, mass, ceiling))
@@ -90,6 +90,11 @@ def project_l1_ball(point: Tensor, radius: float | Tensor = 1.0) -> Tensor:
     outside = size.sum(-1, keepdim=True) > r
     shrunk = v.sign() * simplex(size, torch.where(outside, r, 0.0))
     return elements.answer(torch.where(outside, shrunk, v))
+
+
+def room_within(cap: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return Σcap `(*batch,)` and as much more as rounding may have taken: ten caps of 0.1 do hold a total of 1."""
+    return cap.sum(-1) * (1 + 8 * torch.finfo(dtype).eps)
 
 
 def simplex(v: Tensor, total: Tensor) -> Tensor:
