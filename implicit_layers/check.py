@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.utils import _pytree as pytree
 
+from .check_witnesses import Chosen, FlatLayer, finite_differences, forward, label, reverse
 from .differentiation import Implicit, Unrolled
-from .errors import ProblemError
-from .functions import Lifted, lift
 
-ENTRIES = 48  # of each input and of the output, at most; chosen at random beyond
 STEP = {torch.float64: 1e-5, torch.float32: 5e-3}  # balance of truncation (its square) and round-off (over it)
 FLOOR = 1e-3  # below this share of the largest derivative of all inputs, a difference is round-off
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 3e-2}
@@ -94,155 +90,35 @@ def check_gradients(
         ProblemError: the layer gives another value the second time, or nothing that can be differentiated.
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    function = _Flat.of(layer, arguments)
+    function = FlatLayer.of(layer, arguments)
     chosen = function.choose(torch.Generator().manual_seed(seed))
     dtype = function.points[0].dtype
     step = STEP.get(dtype, STEP[torch.float32]) if step is None else step
-    reverse = _reverse(function, chosen)
+    reference = reverse(function, chosen)
     witnesses: dict[str, list[Tensor]] = {}
     unavailable: dict[str, str] = {}
     candidates: dict[str, Callable[[], list[Tensor]]] = {
-        "forward mode": lambda: _forward(function, chosen),
-        "finite differences": lambda: _finite_differences(function, chosen, step),
+        "forward mode": lambda: forward(function, chosen),
+        "finite differences": lambda: finite_differences(function, chosen, step),
     }
     other = _with_other_rule(layer)
     if other is not None:
         name, changed = other
-        candidates[name] = lambda: _reverse(_Flat.of(changed, arguments), chosen)
+        candidates[name] = lambda: reverse(FlatLayer.of(changed, arguments), chosen)
     for name, witness in candidates.items():
         try:
             witnesses[name] = witness()
         except (RuntimeError, NotImplementedError) as error:
             unavailable[name] = " ".join(str(error).split())[:100]
-    sizes = [float(v.abs().nan_to_num().max()) if v.numel() else 0.0 for v in reverse]
+    sizes = [float(v.abs().nan_to_num().max()) if v.numel() else 0.0 for v in reference]
     rows = [
-        _compare(name, function, i, chosen, reverse[i], found[i], FLOOR * max(sizes))
+        _compare(name, function, i, chosen, reference[i], found[i], FLOOR * max(sizes))
         for i in range(len(function.points))
         for name, found in witnesses.items()
-        if reverse[i].numel()
+        if reference[i].numel()
     ]
     limit = TOLERANCE.get(dtype, TOLERANCE[torch.float32]) if tol is None else tol
     return GradientReport(tuple(rows), unavailable, limit)
-
-
-class _Chosen(NamedTuple):
-    rows: list[int]  # entries of the flat output
-    labels: list[str]  # their names
-    columns: list[list[int]]  # entries of each flat input
-
-
-@dataclass(frozen=True)
-class _Flat:
-    """A layer as a function of a list of tensors, parameters first, with one flat output."""
-
-    lifted: Lifted
-    first: Any
-    names: tuple[str, ...]
-    points: tuple[Tensor, ...]  # where it is differentiated
-    moving: tuple[int, ...]  # which of the lifted tensors they are
-
-    @staticmethod
-    def of(layer: Any, arguments: tuple[Any, ...]) -> _Flat:
-        # lift() expects the unknown first; here there is none.
-        lifted = lift(_WithoutUnknown(layer) if isinstance(layer, nn.Module) else lambda _, *a: layer(*a), arguments)
-        paths = pytree.tree_flatten_with_path(arguments)[0]
-        leaves = [f"inputs{pytree.keystr(path)}" for path, leaf in paths if isinstance(leaf, Tensor)]
-        own = [name for name, _ in layer.named_parameters()] if isinstance(layer, nn.Module) else []
-        names = [*own, *leaves]
-        moving = tuple(i for i, v in enumerate(lifted.tensors) if v.is_floating_point())
-        if not moving:
-            raise ProblemError("inputs: expected at least one floating-point tensor, or a layer with parameters")
-        points = tuple(lifted.tensors[i].detach() for i in moving)
-        return _Flat(lifted, None, tuple(names[i] for i in moving), points, moving)
-
-    def outputs(self, points: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-        """Return the floating-point outputs with their names."""
-        tensors = [v.detach() for v in self.lifted.tensors]
-        for i, v in zip(self.moving, points, strict=True):
-            tensors[i] = v
-        paths = pytree.tree_flatten_with_path(self.lifted.call(self.first, *tensors))[0]
-        return [("output" + pytree.keystr(p), v) for p, v in paths if isinstance(v, Tensor) and v.is_floating_point()]
-
-    def __call__(self, points: Sequence[Tensor]) -> Tensor:
-        """Return the flat output."""
-        return torch.cat([v.reshape(-1) for _, v in self.outputs(points)])
-
-    def choose(self, generator: torch.Generator) -> _Chosen:
-        """Choose the entries to look at: of the outputs that can be differentiated, and of each input."""
-        points = [v.clone().requires_grad_() for v in self.points]
-        named = self.outputs(points)
-        if not named or not any(v.requires_grad for _, v in named):
-            raise ProblemError("layer: expected a value that depends on the inputs differentiably, got none")
-        first = torch.cat([v.reshape(-1) for _, v in named]).detach()
-        if not torch.allclose(first, self(points).detach(), equal_nan=True):
-            raise ProblemError("layer: expected the same value every time, got another at the second call (dropout?)")
-        rows, labels, start = [], [], 0
-        for name, v in named:
-            if v.requires_grad:
-                rows += list(range(start, start + v.numel()))
-                labels += [f"{name}{_index(i, v.shape)}" for i in range(v.numel())]
-            start += v.numel()
-        picked = _pick(len(rows), generator)
-        columns = [_pick(v.numel(), generator) for v in self.points]
-        return _Chosen([rows[i] for i in picked], [labels[i] for i in picked], columns)
-
-
-class _WithoutUnknown(nn.Module):
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, _: None, *arguments: Any) -> Any:
-        return self.layer(*arguments)
-
-
-def _reverse(function: _Flat, chosen: _Chosen) -> list[Tensor]:
-    """Return d output / d input for the chosen entries, `(rows, columns)` for each input."""
-    points = [v.clone().requires_grad_() for v in function.points]
-    output = function(points)
-    jacobians: list[list[Tensor]] = [[] for _ in points]
-    for r in chosen.rows:
-        gradients = torch.autograd.grad(output[r], points, retain_graph=True, allow_unused=True)
-        for i, (g, v) in enumerate(zip(gradients, points, strict=True)):
-            full = torch.zeros_like(v) if g is None else g
-            jacobians[i].append(full.reshape(-1)[chosen.columns[i]].detach())
-    return [torch.stack(rows) if rows else v.new_zeros(0, 0) for rows, v in zip(jacobians, points, strict=True)]
-
-
-def _forward(function: _Flat, chosen: _Chosen) -> list[Tensor]:
-    def slope(i: int, direction: Tensor) -> Tensor:
-        with forward_ad.dual_level():
-            points = list(function.points)
-            points[i] = forward_ad.make_dual(points[i], direction)
-            output = function(points)
-            tangent = forward_ad.unpack_dual(output).tangent
-            return torch.zeros_like(output) if tangent is None else tangent
-
-    return _by_columns(function, chosen, slope)
-
-
-def _finite_differences(function: _Flat, chosen: _Chosen, step: float) -> list[Tensor]:
-    def slope(i: int, direction: Tensor) -> Tensor:
-        size = step * max(1.0, float((function.points[i] * direction).abs().sum()))
-        ahead, behind = (
-            function([v + t * direction if j == i else v for j, v in enumerate(function.points)]) for t in (size, -size)
-        )
-        return (ahead - behind) / (2 * size)
-
-    with torch.no_grad():
-        return _by_columns(function, chosen, slope)
-
-
-def _by_columns(function: _Flat, chosen: _Chosen, slope: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
-    jacobians = []
-    for i, v in enumerate(function.points):
-        columns = []
-        for c in chosen.columns[i]:
-            direction = torch.zeros(v.numel(), dtype=v.dtype, device=v.device)
-            direction[c] = 1
-            columns.append(slope(i, direction.reshape(v.shape))[chosen.rows].detach())
-        jacobians.append(torch.stack(columns, -1) if columns else v.new_zeros(len(chosen.rows), 0))
-    return jacobians
 
 
 def _with_other_rule(layer: Any) -> tuple[str, Any] | None:
@@ -260,28 +136,13 @@ def _with_other_rule(layer: Any) -> tuple[str, Any] | None:
 
 
 def _compare(
-    witness: str, function: _Flat, i: int, chosen: _Chosen, reverse: Tensor, other: Tensor, least: float
+    witness: str, function: FlatLayer, i: int, chosen: Chosen, reverse: Tensor, other: Tensor, least: float
 ) -> Comparison:
     error = (reverse - other).abs()
     error = torch.where(reverse.isnan() & other.isnan(), torch.inf, error).nan_to_num(nan=torch.inf)
     scale = max(float(reverse.abs().nan_to_num().max()), float(other.abs().nan_to_num().max()), least, 1e-30)
     worst = int(error.argmax())
     r, c = divmod(worst, error.shape[1])
-    where = f"d {chosen.labels[r]} / d {_index(chosen.columns[i][c], function.points[i].shape)}"
+    where = f"d {chosen.labels[r]} / d {label(chosen.columns[i][c], function.points[i].shape)}"
     mean, largest = float(error.mean()) / scale, float(error.max()) / scale
     return Comparison(function.names[i], witness, mean, largest, where, float(reverse[r, c]), float(other[r, c]))
-
-
-def _pick(count: int, generator: torch.Generator) -> list[int]:
-    if count <= ENTRIES:
-        return list(range(count))
-    picked: list[int] = torch.randperm(count, generator=generator)[:ENTRIES].sort().values.tolist()
-    return picked
-
-
-def _index(i: int, shape: torch.Size) -> str:
-    index = []
-    for size in reversed(shape):
-        index.append(i % size)
-        i //= size
-    return str(list(reversed(index))) if index else ""

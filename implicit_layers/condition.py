@@ -14,14 +14,14 @@ References: Blondel et al. (2022), Efficient and modular implicit differentiatio
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from .copies import borrow, over_copies, replace_failed
 from .errors import warn_solver
 from .implicit import MaybeTensors, Tensors, implicit_apply
 from .linear import LinearSolver
@@ -63,28 +63,6 @@ class Condition:
         return pullback(function, w)(u)[0] if transposed else directional(function, (w,), (u,))
 
 
-def over_copies(function: Callable[..., Any], core_dims: Sequence[int], w: Tensor, params: Sequence[Tensor]) -> Any:
-    """Evaluate a function of `(w, *params)` for w with a leading dimension of copies; other params may have one too."""
-    mapped = [p.ndim > core for p, core in zip(params, core_dims, strict=True)]
-    if w.shape[0] == 1:  # the usual case: no transform, no vmap
-        value = function(w[0], *(p[0] if has else p for p, has in zip(params, mapped, strict=True)))
-        return tuple(v.unsqueeze(0) for v in value) if isinstance(value, tuple) else value.unsqueeze(0)
-    return torch.func.vmap(function, in_dims=(0, *(0 if has else None for has in mapped)))(w, *params)
-
-
-def borrow(v: Tensor, solved: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
-    """Replace what is not finite in failed elements of a batched tensor by the values of an element that is solved.
-
-    A cotangent of zero does not stop a NaN: 0 · NaN reaches the gradient of everything the elements share.
-    """
-    depth = len(batch_shape)
-    if not v.is_floating_point() or depth == 0 or v.ndim < depth or v.shape[:depth] != torch.Size(batch_shape):
-        return v
-    flat = v.reshape(math.prod(batch_shape), math.prod(v.shape[depth:]))
-    healthy = flat.gather(0, solved.to(torch.int64).argmax().expand(1, flat.shape[1]))
-    return torch.where(solved.unsqueeze(-1) | flat.isfinite(), flat, healthy).reshape(v.shape)
-
-
 @dataclass(frozen=True)
 class SolutionMap:
     """(w0, *params) -> w with F(w, params) = 0.
@@ -117,7 +95,7 @@ class SolutionMap:
 
     def tangent(self, outputs: Tensors, params: Tensors, dparams: MaybeTensors) -> Tensors:
         """Return dw = -J⁻¹ (∂F/∂θ) dθ."""
-        w, solved, theta = *_healthy(outputs), params[1:]
+        w, solved, theta = *replace_failed(outputs), params[1:]
         moving = [i for i, d in enumerate(dparams[1:]) if d is not None]
         if not moving:
             return (torch.zeros_like(w),)
@@ -132,7 +110,7 @@ class SolutionMap:
         self, outputs: Tensors, params: Tensors, cotangents: MaybeTensors, needs: Sequence[bool]
     ) -> MaybeTensors:
         """Return -(∂F/∂θ)ᵀ J⁻ᵀ v."""
-        w, solved, theta = *_healthy(outputs), params[1:]
+        w, solved, theta = *replace_failed(outputs), params[1:]
         (v,) = cotangents
         assert v is not None  # the theorem asks only where a cotangent arrived
         u = self._jacobian_solve(solved, w, theta, v, transposed=True)
@@ -222,15 +200,6 @@ class JacobianSolve:
     def _product(self, u: Tensor, solved: Tensor, moved: Sequence[Tensor]) -> Tensor:
         w, *theta = moved
         return self.condition.product(u, w, theta, solved, self.transposed and not self.condition.symmetric)
-
-
-def _healthy(outputs: Tensors) -> tuple[Tensor, Tensor]:
-    """Return w, with failed elements replaced by one that is solved, and the mask of solved elements."""
-    w, solved = outputs[:2]
-    if everywhere(solved):
-        return w, solved
-    index = solved.to(torch.int64).argmax(-1)[..., None, None].expand(*w.shape[:-2], 1, w.shape[-1])
-    return torch.where(solved.unsqueeze(-1), w, w.detach().gather(-2, index)), solved
 
 
 def _pulled_back(

@@ -85,7 +85,8 @@ class _ImplicitFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        params, outputs = ctx.saved_tensors[: ctx.num_params], ctx.saved_tensors[ctx.num_params :]
+        saved = ctx.saved_tensors  # once: checkpointing computes them again at every look
+        params, outputs = saved[: ctx.num_params], saved[ctx.num_params :]
         used = cotangents[: ctx.rule.num_unknowns]
         gradients: MaybeTensors = (None,) * ctx.num_params
         if any(v is not None for v in used):

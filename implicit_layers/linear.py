@@ -11,7 +11,6 @@ symmetric J: `qp.linear_system`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, final
 
@@ -19,11 +18,9 @@ import torch
 from torch import Tensor
 
 from .errors import ProblemError
-from .transforms import directional, value_and_pullback
+from .jacobian import Product, materialise
+from .krylov import krylov_correction, safe_ratio
 
-Product = Callable[[Tensor], Tensor]
-
-PORTION = 2**15  # entries of the vectors that J is applied to at once where it is formed
 SINGLE, DOUBLE = 1e-5, 1e-10  # default tolerances: some ten units of round-off times a condition of 10 and 1e5
 
 
@@ -112,7 +109,7 @@ class CG:
             step = torch.where(active, rr / torch.where(active, curvature, 1.0), 0.0).unsqueeze(-1)
             u, r = u + step * p, torch.where(active.unsqueeze(-1), r - step * Jp, r)
             fresh = torch.where(active, _dot(r, r), rr)
-            p = torch.where(active.unsqueeze(-1), r + _ratio(fresh, rr).unsqueeze(-1) * p, p)
+            p = torch.where(active.unsqueeze(-1), r + safe_ratio(fresh, rr).unsqueeze(-1) * p, p)
             if not bool(active.any()):
                 break
             rr = fresh
@@ -154,7 +151,7 @@ class GMRES:
         while left > 0 and v.numel() and bool((r.norm(dim=-1) > target).any()):
             before = r.norm(dim=-1)
             size = min(self.restart, left, v.shape[-1])
-            correction, used = _krylov_correction(product, r, target, size)
+            correction, used = krylov_correction(product, r, target, size)
             left -= used
             u = u + torch.where((before > target).unsqueeze(-1), correction, 0.0)
             r = v - product(u)
@@ -228,81 +225,8 @@ def measured(product: Product, u: Tensor, v: Tensor) -> LinearSolution:
     return LinearSolution(u, torch.where(residual.isfinite(), residual, torch.inf))
 
 
-def materialise(product: Product, batch: int, size: int, like: Tensor) -> Tensor:
-    """Return the matrices `(batch, rows, size)` of a linear map of vectors `(batch, size)`."""
-    if size == 0:
-        return like.new_zeros(batch, 0, 0)
-    basis = torch.eye(size, dtype=like.dtype, device=like.device)
-    vectors = basis.unsqueeze(1).expand(size, batch, size)
-    # In portions that fit a cache: mapped in one sweep, data that the columns share would be copied for each of them.
-    portion = min(size, max(1, PORTION // max(1, batch * size)))
-    columns: Tensor = torch.func.vmap(product, chunk_size=portion)(vectors)
-    return columns.permute(1, 2, 0)
-
-
-def jacobian(function: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
-    """Return the Jacobians `(batch, rows, n)` of a function of w `(batch, n)`, each element a system of its own."""
-    rows, pull = value_and_pullback(function, w)
-    if rows.shape[1] > w.shape[1]:
-        return materialise(lambda u: directional(function, (w,), (u,)), w.shape[0], w.shape[1], w)
-    return materialise(lambda v: pull(v)[0], w.shape[0], rows.shape[1], w).mT
-
-
-def _krylov_correction(product: Product, r: Tensor, target: Tensor, size: int) -> tuple[Tensor, int]:
-    """Minimise `|r - J c|` over the Krylov space of r; return c and the number of products.
-
-    The least-squares problem is kept triangular by one rotation a step, whose last entry is the residual.
-    """
-    batch = r.shape[0]
-    beta = r.norm(dim=-1)
-    V = r.new_zeros(batch, size + 1, r.shape[-1])
-    V[:, 0] = _ratio(1.0, beta).unsqueeze(-1) * r
-    R = r.new_zeros(batch, size, size)
-    Q = torch.eye(size + 1, dtype=r.dtype, device=r.device).repeat(batch, 1, 1)
-    active = beta > target
-    used = 0
-    for k in range(size):
-        h, V[:, k + 1] = _arnoldi_step(product, V, k)
-        h = torch.where(active.unsqueeze(-1), (Q @ h.unsqueeze(-1)).squeeze(-1), 0.0)
-        length = (h[:, k].square() + h[:, k + 1].square()).sqrt()
-        c = torch.where(length > 0, h[:, k] * _ratio(1.0, length), 1.0)
-        s = h[:, k + 1] * _ratio(1.0, length)
-        R[:, :k, k], R[:, k, k] = h[:, :k], torch.where(length > 0, length, 1.0)
-        upper, lower = Q[:, k].clone(), Q[:, k + 1].clone()
-        # A column without length leaves the residual as it is: J is singular on this space.
-        Q[:, k] = torch.where((length > 0).unsqueeze(-1), c.unsqueeze(-1) * upper + s.unsqueeze(-1) * lower, 0.0)
-        Q[:, k + 1] = c.unsqueeze(-1) * lower - s.unsqueeze(-1) * upper
-        used = k + 1
-        active = active & ((Q[:, k + 1, 0] * beta).abs() > target) & (length > 0)
-        if not bool(active.any()):
-            break
-    right = (Q[:, :used, 0] * beta.unsqueeze(-1)).unsqueeze(-1)
-    y = torch.linalg.solve_triangular(R[:, :used, :used], right, upper=True)
-    return (y.mT @ V[:, :used]).squeeze(-2), used
-
-
-def _arnoldi_step(product: Product, V: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Orthogonalise J v_k against the basis, twice (once loses it to round-off); return column and next vector."""
-    fresh = product(V[:, k])
-    size = fresh.norm(dim=-1)
-    h = torch.zeros_like(V[:, :, 0])
-    for _ in range(2):
-        part = (V[:, : k + 1] @ fresh.unsqueeze(-1)).squeeze(-1)
-        fresh = fresh - (part.unsqueeze(-2) @ V[:, : k + 1]).squeeze(-2)
-        h[:, : k + 1] += part
-    rest = fresh.norm(dim=-1)
-    rest = torch.where(rest > 10 * torch.finfo(rest.dtype).eps * size, rest, 0.0)  # else: the space is complete
-    h[:, k + 1] = rest
-    return h, _ratio(1.0, rest).unsqueeze(-1) * fresh
-
-
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1)
-
-
-def _ratio(a: Tensor | float, b: Tensor) -> Tensor:
-    """Return a / b, and 0 where b is 0."""
-    return torch.where(b == 0, 0.0, a / torch.where(b == 0, 1.0, b))
 
 
 def _tolerance(tol: float | None, dtype: torch.dtype, single: float, double: float) -> float:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .condition import Condition, JacobianSolve, SolutionMap, borrow, over_copies
+from .condition import Condition, JacobianSolve, SolutionMap
+from .copies import borrow, over_copies
 from .differentiation import Implicit, OneStep, Unrolled
 from .errors import ProblemError, SolverError, warn_solver
 from .functions import Lifted, check_captures

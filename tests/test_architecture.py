@@ -16,9 +16,9 @@ QP_CONTRACT = {
 }
 # A module may import from its own level and from those above it in this list.
 LEVELS = [
-    {"errors", "status", "solution", "transforms", "functions", "unknowns"},
-    {"linear"},
-    {"implicit", "condition", "iterations"},
+    {"algebra", "errors", "status", "solution", "transforms", "functions", "unknowns"},
+    {"linear", "jacobian", "krylov"},
+    {"implicit", "condition", "copies", "iterations"},
     {"differentiation"},
     {"qp", "nonlinear", "root", "fixed_point", "argmin", "constrained", "sqp", "projections"},
 ]

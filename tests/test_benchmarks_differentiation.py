@@ -9,7 +9,8 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.__main__ import cli
-from benchmarks.differentiation import differentiate, make, measure, rules
+from benchmarks.differentiation import differentiate, measure, rules
+from benchmarks.differentiation_problems import make
 from benchmarks.modes import MODES, layer, peak_mib
 
 PROBLEMS = ["linear", "cell", "ridge", "logistic"]

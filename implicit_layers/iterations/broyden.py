@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProblemError
-from ..linear import jacobian
+from ..jacobian import jacobian
 from ..transforms import everywhere
 from .loop import Point, State, System, check_count, check_options, dot, ratio
 

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ..linear import jacobian
+from ..jacobian import jacobian
 from .line_search import backtrack
 from .loop import Point, State, System, check_options, dot
 
