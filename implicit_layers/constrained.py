@@ -24,7 +24,8 @@ from .differentiation import Implicit
 from .errors import ProblemError, SolverError, warn_solver
 from .functions import Lifted, check_captures, lift
 from .implicit import Tensors, implicit_apply
-from .linear import DenseLU, LinearSolution, Product, materialise, measured
+from .jacobian import Product, materialise
+from .linear import DenseLU, LinearSolution, measured
 from .solution import ImplicitSolution
 from .sqp.method import Optimum, minimise
 from .sqp.program import Point, Program
