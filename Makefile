@@ -29,10 +29,13 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks implicit-vs-unrolled
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks qp --experiments
 
-# Peers stay out of the project's own requirements; Maros-Meszaros and later comparisons find them here.
+# Peers stay out of the project's own requirements. Maros-Meszaros runs in .venv and finds its solvers there; each
+# differentiable layer has an environment of its own under benchmarks/.envs, since their versions clash.
 bench-peers: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt piqp clarabel proxsuite
+	$(BIN)/python -m benchmarks peers
 
 # PIP_CONSTRAINT reaches build environments too, so nothing pulls another torch.
 $(STAMP): pyproject.toml constraints.txt

@@ -4,12 +4,14 @@ The core is a plain shared library with a C interface, loaded through ctypes. It
 processor and for those with AVX2, and chosen at run time. `optional` lets the installation go on without it.
 """
 
+import glob
 import platform
 import sys
 
 from setuptools import Extension, setup
 
 SOURCE = "implicit_layers/qp/native/core.cpp"
+HEADERS = sorted(glob.glob("implicit_layers/qp/native/*.h"))
 COMMON = ["-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fvisibility=default", "-Wno-psabi", "-g0"]
 
 
@@ -18,6 +20,7 @@ def variant(name: str, *flags: str) -> Extension:
     return Extension(
         f"implicit_layers.qp.native.{name}",
         [SOURCE],
+        depends=HEADERS,
         extra_compile_args=[*COMMON, *flags],
         extra_link_args=["-pthread"],
         language="c++",

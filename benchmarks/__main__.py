@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from .peers import SOLVERS
+from .peers.solvers import SOLVERS
 from .report import RESULTS
 
 
@@ -37,6 +37,8 @@ def examples(*lines: str) -> str:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
+        "peers",
+        "qp --quick",
         "implicit-vs-unrolled",
         "maros-meszaros --data ../shared/data/maros_meszaros",
         "fuzz --count 1000000 --seed 0",
@@ -50,6 +52,72 @@ def cli(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+def names(text: str) -> list[str]:
+    """Split a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@cli.command("qp", epilog=examples("qp", "qp --quick", "qp --cases 'tiny;128,optnet' --peers moreau,qpth --rounds 5"))
+@click.option("--cases", "chosen", default="", help="Comma-separated: families (tiny) or cases (tiny;128).")
+@click.option("--peers", "rivals", default="", help="Comma-separated; default: all that are installed.")
+@click.option("--rounds", default=15, show_default=True, type=click.IntRange(1), help="Interleaved rounds of timing.")
+@click.option(
+    "--seconds", default=3.0, show_default=True, type=click.FloatRange(0), help="Timing per peer and case [s]."
+)
+@click.option("--timeout", default=20.0, show_default=True, type=click.FloatRange(0.1), help="Longest single step [s].")
+@click.option("--clock", default="wall", show_default=True, type=click.Choice(["wall", "cpu"]),
+              help="CPU time is for a machine that others use too.")  # fmt: skip
+@click.option("--experiments", is_flag=True, help="Also the experiments published by dQP, BPQP and SCQPTH.")
+@click.option("--quick", is_flag=True, help="Tiny and small programs, few rounds, light peers: under half a minute.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "qp", show_default=True,
+              help="Path without suffix; .csv, .md and _*.png are added.")  # fmt: skip
+def qp(
+    chosen: str,
+    rivals: str,
+    rounds: int,
+    seconds: float,
+    timeout: float,
+    clock: Literal["wall", "cpu"],
+    experiments: bool,
+    quick: bool,
+    out: Path,
+) -> None:
+    """Our differentiable QP against every installed peer: time, accuracy, ratio.
+
+    Each peer runs in a process and environment of its own (`python -m benchmarks peers` builds them). Rounds are
+    interleaved; the ratio is that of one round, its median is reported.
+    """
+    from .qp.rounds import Budget
+    from .qp.run import run, select_cases, select_peers
+
+    check_folder(out)
+    cases = select_cases(names(chosen), quick, experiments)
+    peers, missing = select_peers(names(rivals), quick)
+    if quick:
+        rounds, seconds, timeout = min(rounds, 5), 0.2, 5.0
+    budget = Budget(rounds=rounds, seconds=seconds, timeout=timeout, clock=clock)
+    click.echo(run(cases, peers, missing, budget, out, lambda line: click.echo(line, err=True)))
+    for line in missing:
+        click.echo(line)
+    click.echo(f"written: {out}.csv, {out}.md, {out}_*.png")
+
+
+@cli.command("peers", epilog=examples("peers", "peers torch jax"))
+@click.argument("environments", nargs=-1)
+def peers(environments: tuple[str, ...]) -> None:
+    """Install the peers of `qp`, each in the environment it needs, under benchmarks/.envs.
+
+    One file of pinned requirements stands for each of ENVIRONMENTS; default: all of them.
+    """
+    from .qp.environments import REQUIREMENTS, build
+
+    known = sorted(file.stem for file in REQUIREMENTS.glob("*.txt"))
+    unknown = [name for name in environments if name not in known]
+    if unknown:
+        raise click.UsageError(f"environments: expected names of {', '.join(known)}, got {unknown[0]!r}")
+    build(environments or None, lambda line: click.echo(line, err=True))
 
 
 @cli.command(

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from .isolation import CallFailedError, IsolatedFunction
-from .peers import adapter
+from .peers.solvers import adapter
 from .range_qp import Answer, RangeQP, floor, judge, load
 from .report import markdown_table, write_csv
 
@@ -69,7 +69,7 @@ def run(paths: Sequence[Path], solvers: Sequence[str], timeout: float, log: Call
 
     Args:
         paths: files to solve.
-        solvers: names of `peers.SOLVERS`.
+        solvers: names of `peers.solvers.SOLVERS`.
         timeout: longest time of one solve [s].
         log: takes one line of progress for each row.
     """

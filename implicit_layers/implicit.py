@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
@@ -60,12 +61,27 @@ class ImplicitMap(Protocol):
         """Return θ̄ = -(∂F/∂θ)ᵀ J⁻ᵀ v for the parameters in `needs`, in differentiable operations."""
 
 
+def differentiated_by_transform() -> bool:
+    """Whether forward mode or a transform of `torch.func` is at work: then tensors may be more than their values."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def needs_backward(params: Sequence[Tensor]) -> bool:
+    """Whether a backward pass may be asked for."""
+    return torch.is_grad_enabled() and any([v.requires_grad for v in params])
+
+
 def implicit_apply(rule: ImplicitMap, *params: Tensor) -> Tensors:
     """Evaluate an implicitly defined map so that every transform of torch differentiates it by the theorem."""
-    if not (torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()):
+    if differentiated_by_transform():
+        outputs: Tensors = _ImplicitFunction.apply(rule, *params)  # type: ignore[no-untyped-call]
+        return outputs
+    if not needs_backward(params):
         return tuple(rule.solve(*params))  # nobody differentiates: no need to record
-    outputs: Tensors = _ImplicitFunction.apply(rule, *params)  # type: ignore[no-untyped-call]
-    return outputs
+    # What Function.apply does when no transform is active, without matching the arguments to a signature (20 us).
+    params = unwrap_dead_wrappers(params)
+    recorded: Tensors = super(torch.autograd.Function, _ImplicitFunction).apply(rule, *params)  # type: ignore[no-untyped-call]
+    return recorded
 
 
 class _ImplicitFunction(torch.autograd.Function):
@@ -81,7 +97,8 @@ class _ImplicitFunction(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[rule.num_unknowns :])
         ctx.save_for_backward(*params, *output)
-        ctx.save_for_forward(*params, *output)
+        if differentiated_by_transform():
+            ctx.save_for_forward(*params, *output)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:

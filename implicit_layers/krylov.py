@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .algebra import ratio
 from .jacobian import Product
 
 
@@ -19,7 +20,7 @@ def krylov_correction(product: Product, r: Tensor, target: Tensor, size: int) ->
     batch = r.shape[0]
     beta = r.norm(dim=-1)
     V = r.new_zeros(batch, size + 1, r.shape[-1])
-    V[:, 0] = safe_ratio(1.0, beta).unsqueeze(-1) * r
+    V[:, 0] = ratio(1.0, beta).unsqueeze(-1) * r
     R = r.new_zeros(batch, size, size)
     Q = torch.eye(size + 1, dtype=r.dtype, device=r.device).repeat(batch, 1, 1)
     active = beta > target
@@ -28,8 +29,8 @@ def krylov_correction(product: Product, r: Tensor, target: Tensor, size: int) ->
         h, V[:, k + 1] = _arnoldi_step(product, V, k)
         h = torch.where(active.unsqueeze(-1), (Q @ h.unsqueeze(-1)).squeeze(-1), 0.0)
         length = (h[:, k].square() + h[:, k + 1].square()).sqrt()
-        c = torch.where(length > 0, h[:, k] * safe_ratio(1.0, length), 1.0)
-        s = h[:, k + 1] * safe_ratio(1.0, length)
+        c = torch.where(length > 0, h[:, k] * ratio(1.0, length), 1.0)
+        s = h[:, k + 1] * ratio(1.0, length)
         R[:, :k, k], R[:, k, k] = h[:, :k], torch.where(length > 0, length, 1.0)
         upper, lower = Q[:, k].clone(), Q[:, k + 1].clone()
         # A column without length leaves the residual as it is: J is singular on this space.
@@ -56,9 +57,4 @@ def _arnoldi_step(product: Product, V: Tensor, k: int) -> tuple[Tensor, Tensor]:
     rest = fresh.norm(dim=-1)
     rest = torch.where(rest > 10 * torch.finfo(rest.dtype).eps * size, rest, 0.0)  # else: the space is complete
     h[:, k + 1] = rest
-    return h, safe_ratio(1.0, rest).unsqueeze(-1) * fresh
-
-
-def safe_ratio(a: Tensor | float, b: Tensor) -> Tensor:
-    """Return a / b, and 0 where b is 0."""
-    return torch.where(b == 0, 0.0, a / torch.where(b == 0, 1.0, b))
+    return h, ratio(1.0, rest).unsqueeze(-1) * fresh

@@ -17,9 +17,10 @@ from typing import NamedTuple, Protocol, final
 import torch
 from torch import Tensor
 
+from .algebra import dot, ratio
 from .errors import ProblemError
 from .jacobian import Product, materialise
-from .krylov import krylov_correction, safe_ratio
+from .krylov import krylov_correction
 
 SINGLE, DOUBLE = 1e-5, 1e-10  # default tolerances: some ten units of round-off times a condition of 10 and 1e5
 
@@ -98,18 +99,18 @@ class CG:
         """Solve for v `(batch, n)`."""
         target = 0.5 * _tolerance(self.tol, v.dtype, SINGLE, DOUBLE) * v.norm(dim=-1)
         u, r, p = torch.zeros_like(v), v, v
-        rr = _dot(r, r)
+        rr = dot(r, r)
         for _ in range(self.max_iter or 10 * v.shape[-1]):
             active = rr.sqrt() > target
             if not bool(active.any()):
                 break
             Jp = product(p)
-            curvature = _dot(p, Jp)
+            curvature = dot(p, Jp)
             active = active & (curvature > 0)  # else J is not positive definite: the residual will tell
             step = torch.where(active, rr / torch.where(active, curvature, 1.0), 0.0).unsqueeze(-1)
             u, r = u + step * p, torch.where(active.unsqueeze(-1), r - step * Jp, r)
-            fresh = torch.where(active, _dot(r, r), rr)
-            p = torch.where(active.unsqueeze(-1), r + safe_ratio(fresh, rr).unsqueeze(-1) * p, p)
+            fresh = torch.where(active, dot(r, r), rr)
+            p = torch.where(active.unsqueeze(-1), r + ratio(fresh, rr).unsqueeze(-1) * p, p)
             if not bool(active.any()):
                 break
             rr = fresh
@@ -223,10 +224,6 @@ def measured(product: Product, u: Tensor, v: Tensor) -> LinearSolution:
     error = (v - product(u)).norm(dim=-1)
     residual = torch.where(size == 0, 0.0, error / torch.where(size == 0, 1.0, size))
     return LinearSolution(u, torch.where(residual.isfinite(), residual, torch.inf))
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(-1)
 
 
 def _tolerance(tol: float | None, dtype: torch.dtype, single: float, double: float) -> float:

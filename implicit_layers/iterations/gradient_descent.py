@@ -7,8 +7,9 @@ from typing import final
 
 import torch
 
+from ..algebra import dot
 from .line_search import backtrack
-from .loop import Point, State, System, check_options, check_positive, dot
+from .loop import Point, State, System, check_options, check_positive
 
 GROWTH = 2.0
 SUFFICIENT = (

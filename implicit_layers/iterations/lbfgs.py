@@ -8,8 +8,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from ..algebra import dot, ratio
 from .line_search import backtrack
-from .loop import Point, State, System, check_count, check_options, dot, ratio
+from .loop import Point, State, System, check_count, check_options
 
 
 @final

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..algebra import dot
 from ..transforms import everywhere
-from .loop import Point, System, dot
+from .loop import Point, System
 
 SUFFICIENT = 1e-4  # share of the decrease along the tangent that is asked for (Armijo)
 HALVINGS = 40

@@ -169,17 +169,6 @@ def check_positive(name: str, value: float) -> None:
         raise ProblemError(f"{name}: expected a positive number, got {value!r}")
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return each element's dot product."""
-    return (a * b).sum(-1)
-
-
-def ratio(a: Tensor, b: Tensor) -> Tensor:
-    """Return a / b, and 0 where b is 0: nothing to scale."""
-    zero = b == 0
-    return torch.where(zero, 0.0, a / torch.where(zero, 1.0, b))
-
-
 def _limit(method: Method, system: System, first: Point) -> Callable[[Point], Tensor]:
     dtype = first.w.dtype
     eps_abs = ABSOLUTE.get(dtype, SINGLE) if method.eps_abs is None else method.eps_abs

@@ -7,9 +7,10 @@ from typing import final
 
 import torch
 
+from ..algebra import dot
 from ..linear import LinearSolver
 from .line_search import backtrack
-from .loop import Point, State, System, check_options, dot
+from .loop import Point, State, System, check_options
 
 
 @final

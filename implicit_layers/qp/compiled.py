@@ -13,30 +13,35 @@ import torch
 from torch import Tensor
 
 from ..differentiation import Implicit
-from .forward import solve_stacked
+from .forward import solve_flat
 from .gradients import SolutionMap
 from .interior_point import InteriorPoint
-from .problem import Rows
-from .solution import StackedSolution
+from .problem import Layout, Rows
+from .solution import MEASURES, StackedSolution
 
 
 def solve_compiled(
-    params: tuple[Tensor, ...], rows: Rows, batch: int, solver: InteriorPoint, rule: Implicit, strict: bool
+    params: tuple[Tensor, ...], layout: Layout, batch: int, solver: InteriorPoint, rule: Implicit, strict: bool
 ) -> StackedSolution:
-    """Solve the stacked program `(P, q, C, d[, warm x, warm lam])` by one operator of the graph."""
-    sizes = f"{rows.n} {rows.m} {rows.p} {int(rows.upper)} {int(rows.lower)} {batch}"
-    stopping = f"{solver.eps_abs} {solver.eps_rel} {solver.max_iter} {solver.core} {int(strict)}"
+    """Solve the flat programs by one operator of the graph; a warm start (x, lam) may follow the arguments."""
+    rows = layout.rows
+    sizes = f"{','.join(layout.names)} {rows.n} {rows.m} {rows.p} {int(rows.upper)} {int(rows.lower)} {batch}"
+    stopping = (
+        f"{solver.eps_abs} {solver.eps_rel} {solver.max_iter} {solver.core} {int(solver.active_set)} {int(strict)}"
+    )
     outputs: list[Tensor] = _solve(list(params), f"{sizes} {stopping} {rule.gradient} {rule.smoothing}")
     return StackedSolution(*outputs)
 
 
 def _decode(spec: str) -> SolutionMap:
-    n, m, p, upper, lower, batch, eps_abs, eps_rel, max_iter, core, strict, gradient, smoothing = spec.split()
-    rows = Rows(int(n), int(m), int(p), upper == "1", lower == "1")
+    names, n, m, p, upper, lower, batch, *options = spec.split()
+    eps_abs, eps_rel, max_iter, core, active_set, strict, gradient, smoothing = options
+    layout = Layout(tuple(names.split(",")), Rows(int(n), int(m), int(p), upper == "1", lower == "1"))
     solver: Any = {"eps_abs": float(eps_abs), "eps_rel": float(eps_rel), "max_iter": int(max_iter), "core": core}
     rule: Any = {"gradient": gradient, "smoothing": float(smoothing)}
-    find = partial(solve_stacked, options=InteriorPoint(**solver), strict=strict == "1")
-    return SolutionMap(rows, int(batch), find, Implicit(**rule), core)
+    method = InteriorPoint(**solver, active_set=active_set == "1")
+    find = partial(solve_flat, options=method, strict=strict == "1", keep=False)
+    return SolutionMap(layout, int(batch), find, Implicit(**rule), core)
 
 
 @torch.library.custom_op("implicit_layers::solve_qp", mutates_args=())
@@ -47,27 +52,28 @@ def _solve(params: list[Tensor], spec: str) -> list[Tensor]:
 @_solve.register_fake
 def _solve_fake(params: list[Tensor], spec: str) -> list[Tensor]:
     rule = _decode(spec)
-    batch, n, total = rule.batch, rule.rows.n, rule.rows.total
-    like, flag = params[1].new_empty, torch.bool
-    vectors = [like(batch, n), like(batch, total), like(batch, total)]
-    flags = [like(batch, total, dtype=flag), like(batch, total, dtype=flag), like(batch, dtype=flag)]
-    counts = [like(batch, dtype=torch.int64), like(batch, dtype=torch.int64)]
-    return vectors + flags + counts + [like(batch), like(batch), like(batch)]
+    batch, n, total = rule.batch, rule.layout.rows.n, rule.layout.rows.total
+    like = params[1].new_empty
+    info = like(batch, MEASURES + total, dtype=torch.float64)
+    return [like(batch, n), like(batch, total), info, like(batch, 2, total, dtype=torch.bool)]
 
 
 @torch.library.custom_op("implicit_layers::solve_qp_adjoint", mutates_args=())
 def _adjoint(
     params: list[Tensor], outputs: list[Tensor], vx: Tensor | None, vl: Tensor | None, spec: str
 ) -> list[Tensor]:
-    gradients = _decode(spec).adjoint(tuple(outputs), tuple(params), (vx, vl), (True,) * 4)
-    return [g.contiguous() for g in gradients[:4] if g is not None]
+    rule = _decode(spec)
+    count = len(rule.layout.names)
+    gradients = rule.adjoint(tuple(outputs), tuple(params), (vx, vl), (True,) * count)
+    return [g.contiguous() for g in gradients[:count] if g is not None]
 
 
 @_adjoint.register_fake
 def _adjoint_fake(
     params: list[Tensor], outputs: list[Tensor], vx: Tensor | None, vl: Tensor | None, spec: str
 ) -> list[Tensor]:
-    return [torch.empty_like(v, memory_format=torch.contiguous_format) for v in params[:4]]
+    count = len(_decode(spec).layout.names)
+    return [torch.empty_like(v, memory_format=torch.contiguous_format) for v in params[:count]]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -81,7 +87,8 @@ def _backward(ctx: Any, cotangents: list[Tensor | None]) -> tuple[list[Tensor | 
     vx, vl = cotangents[:2]
     gradients: list[Tensor | None] = [None] * ctx.count
     if vx is not None or vl is not None:
-        gradients[:4] = _adjoint(params, outputs, vx, vl, ctx.spec)
+        found = _adjoint(params, outputs, vx, vl, ctx.spec)
+        gradients[: len(found)] = found
     return gradients, None
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import ProblemError
-from .problem import QPProblem
-from .solution import QPSolution
+from .problem import QPProblem, Rows
+from .solution import MEASURES, StackedSolution
 
 
 @final
@@ -76,9 +76,21 @@ def relax(problem: QPProblem, elastic: Elastic) -> QPProblem:
     return QPProblem(P, q, G, h, A, b, lb, ub)
 
 
-def restrict(solution: QPSolution, n: int) -> QPSolution:
-    """Return the solution of the relaxed program without its violations."""
-    return solution._replace(x=solution.x[..., :n], z_box=solution.z_box[..., :n])
+def restrict(out: StackedSolution, relaxed: Rows, rows: Rows) -> StackedSolution:
+    """Return the stacked solution of the relaxed program without its violations."""
+    k, n = rows.m + rows.p, rows.n
+    ends = [slice(0, k)]
+    if relaxed.upper and rows.upper:
+        ends.append(slice(k, k + n))
+    if relaxed.lower and rows.lower:
+        start = k + relaxed.n * relaxed.upper
+        ends.append(slice(start, start + n))
+
+    def shorter(v: Tensor) -> Tensor:
+        return torch.cat([v[..., part] for part in ends], -1) if len(ends) > 1 else v[..., ends[0]]
+
+    info = torch.cat([out.info[..., :MEASURES], shorter(out.s)], -1)
+    return StackedSolution(out.x[..., :n], shorter(out.lam), info, shorter(out.flags))
 
 
 def _append(left: Tensor, right: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from ..status import SolveStatus, describe_failures
 from . import native
 from .interior_point import InteriorPoint, Outcome, solve
 from .kkt import Program, residuals
-from .problem import Rows
+from .problem import Layout, Rows
 from .refine import refine_unreached
 from .scaling import Scaling, equilibrate, max_abs
-from .solution import StackedSolution
+from .solution import MEASURES, StackedSolution
 
 ASYMMETRY = 1e-5  # of the largest entry: round-off of float32 data, in whatever dtype it arrives
 WARM = 1e-5  # share of the largest multiplier that makes a row of a warm start active
@@ -59,47 +59,71 @@ def _without_far_rows(E: Tensor, C: Tensor, d: Tensor) -> Tensor:
     return torch.cat([capped, E[:, k:].expand(capped.shape[0], -1)], -1)
 
 
-def solve_stacked(
-    P: Tensor,
-    q: Tensor,
-    C: Tensor,
-    d: Tensor,
-    rows: Rows,
+def solve_flat(
+    params: tuple[Tensor, ...],
+    layout: Layout,
     batch: int,
     warm: tuple[Tensor, ...] = (),
     *,
     options: InteriorPoint,
     strict: bool,
+    keep: bool = False,
 ) -> StackedSolution:
-    """Solve the stacked programs in float64.
+    """Solve a flat batch of programs in float64.
+
+    Args:
+        params: the arguments that `layout` names, each shared or batched.
+        layout: of the arguments.
+        batch: number of elements.
+        warm: x and stacked multipliers to start from, or nothing.
+        options: how.
+        strict: raise if an element fails.
+        keep: keep factors for the backward pass.
 
     Raises:
         ProblemError: P is not symmetric. SolverError: an element failed and `strict`.
     """
-    dtype = q.dtype
-    P, q, C, d = (v.to(torch.float64) for v in (P, q, C, d))
+    dtype, device = params[0].dtype, params[0].device
     if batch == 0:
-        return _empty(rows, dtype, q.device)
-    if options.core != "torch" and native.available(P, q, C, d):
-        outputs, asymmetric = native.solve(
-            (P, q, C, d), rows, batch, options.eps_abs, options.eps_rel, options.max_iter, warm
-        )
-        if asymmetric:
+        return _empty(layout.rows, dtype, device)
+    if options.core != "torch" and native.available(params[0]):
+        found, flags = native.solve(
+            params, layout, batch,
+            eps_abs=options.eps_abs, eps_rel=options.eps_rel, max_iter=options.max_iter,
+            active_set=options.active_set, keep=keep, warm=warm,
+        )  # fmt: skip
+        if flags & native.ASYMMETRIC:
+            P = params[0].to(torch.float64)
             _check_symmetry(P[P.isfinite().all(-1).all(-1)] if P.ndim == 3 else P)
-        outputs = _refined(outputs, P, q, C, d, rows, options)
-        outputs = StackedSolution(*(v.to(dtype) if v.is_floating_point() else v for v in outputs))
-        return _judged(outputs, d, rows, strict)
+        if not (flags & native.INCOMPLETE or options.eps_rel == 0):
+            return found if dtype == torch.float64 else _rounded(found, dtype)
+        P, q, C, d = _stacked(params, layout, batch)
+    else:
+        P, q, C, d = _stacked(params, layout, batch)
+        found = _solve_in_torch(P, q, C, d, layout.rows, batch, warm, options)
+    found = _refined(found, P, q, C, d, layout.rows, options)
+    return _judged(_rounded(found, dtype), d, layout.rows, strict)
+
+
+def _stacked(params: tuple[Tensor, ...], layout: Layout, batch: int) -> tuple[Tensor, ...]:
+    return layout.stack([v.detach().to(torch.float64) for v in params], batch, params[1].detach().to(torch.float64))  # type: ignore[return-value]
+
+
+def _rounded(found: StackedSolution, dtype: torch.dtype) -> StackedSolution:
+    return found._replace(x=found.x.to(dtype), lam=found.lam.to(dtype))
+
+
+def _solve_in_torch(
+    P: Tensor, q: Tensor, C: Tensor, d: Tensor, rows: Rows, batch: int, warm: tuple[Tensor, ...], options: InteriorPoint
+) -> StackedSolution:
     invalid = _invalid(P, q, C, d, rows).expand(batch)
-    given_d = d
     if invalid.any():
         P, q, C, d = _without(invalid, P, q, C, d, batch)
     _check_symmetry(P)
     program = build_program(P, q, C, d, rows, batch)
     outcome = solve(program, options, _warm(program, warm) if warm else None)
     invalid = invalid | (outcome.status == SolveStatus.INVALID_INPUT)
-    outputs = _refined(_report(program, outcome, (P, q, C, d), invalid), P, q, C, d, rows, options)
-    outputs = StackedSolution(*(v.to(dtype) if v.is_floating_point() else v for v in outputs))
-    return _judged(outputs, given_d, rows, strict)
+    return _report(program, outcome, (P, q, C, d), invalid)
 
 
 def _refined(
@@ -170,7 +194,6 @@ def _report(program: Program, outcome: Outcome, data: tuple[Tensor, ...], invali
     touching = active | inequality & (outcome.s <= WEAK)
     x, lam = outcome.x * D, outcome.lam * E / k
     status = torch.where(invalid, int(SolveStatus.INVALID_INPUT), outcome.status)
-    solved = status == SolveStatus.SOLVED
     P, q, C, d = (v if v.ndim == core + 1 else v.unsqueeze(0) for v, core in zip(data, (2, 1, 2, 1), strict=True))
     right = torch.where(program.present > 0, d, 0.0)
     # Certificates come normalised: d'lam = -1 and q'x = -1.
@@ -185,8 +208,8 @@ def _report(program: Program, outcome: Outcome, data: tuple[Tensor, ...], invali
     s = torch.where(program.present > 0, s, torch.inf)
     nan = invalid.unsqueeze(-1)
     x, lam, s = (torch.where(nan, torch.nan, v) for v in (x, lam, s))
-    measures = (torch.where(invalid, torch.nan, v) for v in (res.primal, res.dual, res.gap))
-    return StackedSolution(x, lam, s, active, touching, solved, status, outcome.iterations, *measures)
+    primal, dual, gap = (torch.where(invalid, torch.nan, v) for v in (res.primal, res.dual, res.gap))
+    return StackedSolution.pack(x, lam, s, active, touching, status, outcome.iterations, (primal, dual, gap))
 
 
 def failure_message(status: Tensor, d: Tensor | None = None, rows: Rows | None = None) -> str:
@@ -212,6 +235,5 @@ def _empty(rows: Rows, dtype: torch.dtype, device: torch.device) -> StackedSolut
     def make(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.empty(0, *shape, dtype=dtype, device=device)
 
-    flags = (make(rows.total, dtype=torch.bool), make(rows.total, dtype=torch.bool), make(dtype=torch.bool))
-    counts = (make(dtype=torch.int64), make(dtype=torch.int64))
-    return StackedSolution(make(rows.n), make(rows.total), make(rows.total), *flags, *counts, make(), make(), make())
+    info, flags = make(MEASURES + rows.total, dtype=torch.float64), make(2, rows.total, dtype=torch.bool)
+    return StackedSolution(make(rows.n), make(rows.total), info, flags)

@@ -19,26 +19,30 @@ import torch
 from torch import Tensor
 
 from ..differentiation import Implicit
-from ..implicit import MaybeTensors, Tensors, implicit_apply
-from .linear_system import solve_linear_system
-from .problem import Rows
+from ..implicit import MaybeTensors, Tensors, differentiated_by_transform, implicit_apply
+from .linear_system import fused_adjoint, has_fused_adjoint, solve_linear_system
+from .problem import Layout, Rows
 from .solution import StackedSolution
 
 
 @dataclass(frozen=True)
 class SolutionMap:
-    """(P, q, C, d) -> (x, lam) of the stacked program; two more parameters may carry a warm start (x, lam).
+    """The arguments named by `layout` -> (x, lam) of the stacked program; two more may carry a warm start (x, lam).
 
-    `find(P, q, C, d, rows, batch, warm)` finds the solution: any solver will do.
+    `find(params, layout, batch, warm)` finds the solution: any solver will do.
     """
 
-    rows: Rows
+    layout: Layout
     batch: int
-    find: Callable[[Tensor, Tensor, Tensor, Tensor, Rows, int, tuple[Tensor, ...]], StackedSolution]
+    find: Callable[[tuple[Tensor, ...], Layout, int, tuple[Tensor, ...]], StackedSolution]
     rule: Implicit
     core: str = "auto"
     num_unknowns: int = 2
-    core_dims: tuple[int, ...] = (2, 1, 2, 1, 1, 1)
+
+    @property
+    def core_dims(self) -> tuple[int, ...]:
+        """Dimensions of each parameter without its batch."""
+        return (*self.layout.core_dims, 1, 1)
 
     def with_batch(self, batch: int) -> SolutionMap:
         """Return the same map for another batch size."""
@@ -46,33 +50,124 @@ class SolutionMap:
 
     def solve(self, *params: Tensor) -> Tensors:
         """Run the solver."""
-        P, q, C, d, *warm = params
-        return self.find(P, q, C, d, self.rows, self.batch, tuple(warm))
+        count = len(self.layout.names)
+        return self.find(params[:count], self.layout, self.batch, params[count:])
 
     def tangent(self, outputs: Tensors, params: Tensors, dparams: MaybeTensors) -> Tensors:
         """Return (dx, dlam)."""
         out = StackedSolution(*outputs)
         x, lam = self._primal(out), self._multipliers(out)
-        dP, dq, dC, dd = dparams[:4]
-        rx, rl = _data_tangent(self.rows, x, lam, None if dP is None else _symmetric(dP), dC)
+        dP, dq, dC, dd = self.layout.stack(dparams, self.batch, x)
+        rx, rl = _data_tangent(self.layout.rows, x, lam, None if dP is None else _symmetric(dP), dC)
         if dq is not None:
             rx = rx - dq
         if dd is not None:
             rl = rl + dd
-        return self._linear_solve(out, params, rx, rl)
+        return self._linear_solve(out, self._stack(params), rx, rl)
 
     def adjoint(
         self, outputs: Tensors, params: Tensors, cotangents: MaybeTensors, needs: Sequence[bool]
     ) -> MaybeTensors:
-        """Return the gradients of P, q, C, d for cotangents of x and lam."""
-        out = StackedSolution(*outputs)
+        """Return the gradients of the data for cotangents of x and lam."""
+        out, names = StackedSolution(*outputs), self.layout.names
+        wanted = tuple(needs[: len(names)])
+        if self._at_once(params):
+            gradients = self._fused(out, params[: len(names)], (cotangents[0], cotangents[1]), wanted)
+        else:
+            gradients = self._differentiable(out, params[: len(names)], cotangents, wanted)
+        return (*(gradients.get(name) for name in names), *(None,) * (len(params) - len(names)))
+
+    def _at_once(self, params: Tensors) -> bool:
+        """Whether nobody differentiates the backward pass, so that the compiled core may do it in one call."""
+        return (
+            self.rule.gradient == "exact"
+            and self.core != "torch"
+            and self.batch > 0
+            and not torch.is_grad_enabled()
+            and not differentiated_by_transform()
+            and has_fused_adjoint(params)
+        )
+
+    def _fused(
+        self,
+        out: StackedSolution,
+        params: Tensors,
+        cotangents: tuple[Tensor | None, Tensor | None],
+        wanted: tuple[bool, ...],
+    ) -> dict[str, Tensor]:
+        layout, n = self.layout, self.layout.rows.n
+        gradients, u = fused_adjoint(params, layout, self.batch, out, cotangents, wanted)
+        if u is not None:
+            if u[:, -1].any():
+                self._repair(out, params, cotangents, gradients, u)
+            ux, ul = u[:, :n], u[:, n:-1]
+            x, lam = self._primal(out).to(u.dtype), self._multipliers(out).to(u.dtype)
+            shared = tuple(want and name not in gradients for name, want in zip(layout.names, wanted, strict=True))
+            gradients |= self._gradients(x, lam, ux, ul, params, shared)
+        dtype = params[0].dtype
+        return gradients if dtype == torch.float64 else {name: g.to(dtype) for name, g in gradients.items()}
+
+    def _repair(
+        self,
+        out: StackedSolution,
+        params: Tensors,
+        cotangents: tuple[Tensor | None, Tensor | None],
+        gradients: dict[str, Tensor],
+        u: Tensor,
+    ) -> None:
+        """Take the minimum-norm adjoint of elements whose system is singular; the others keep every digit."""
+        index = u[:, -1].nonzero().squeeze(-1)
+        core_dims = self.layout.core_dims
+        part = tuple(v[index] if v.ndim > core else v for v, core in zip(params, core_dims, strict=False))
+        chosen = StackedSolution(*(v[index] for v in out))
+        rule = replace(self, batch=len(index))
+        P, _, C, _ = rule._stack(part)
+        cx, cl = (torch.zeros_like(w) if v is None else v for v, w in zip(cotangents, (out.x, out.lam), strict=True))
+        c = torch.where(chosen.active, 0.0, torch.inf)
+        P, C, c, vx, vl = (v.to(torch.float64) for v in (P, C, c, cx[index], cl[index]))
+        ux, ul = solve_linear_system(P, C, c, vx, vl, self.layout.rows, len(index), True, "torch")
+        u[index, :-1] = torch.cat([ux, ul], -1)
+        wanted = tuple(name in gradients for name in self.layout.names)
+        x, lam = rule._primal(chosen).to(ux.dtype), rule._multipliers(chosen).to(ux.dtype)
+        # As if nothing were shared: the parts of shared data are summed by the caller.
+        apart = tuple(
+            v.expand(len(index), *v.shape) if v.ndim == core else v for v, core in zip(part, core_dims, strict=False)
+        )
+        for name, g in rule._gradients(x, lam, ux, ul, apart, wanted).items():
+            if self.batch == 1:
+                gradients[name].copy_(g.reshape(gradients[name].shape))
+            else:
+                gradients[name][index] = g
+
+    def _differentiable(
+        self, out: StackedSolution, params: Tensors, cotangents: MaybeTensors, wanted: tuple[bool, ...]
+    ) -> dict[str, Tensor]:
         x, lam = self._primal(out), self._multipliers(out)
         vx, vl = (torch.zeros_like(w) if v is None else v for v, w in zip(cotangents, (x, lam), strict=True))
-        ux, ul = self._linear_solve(out, params, vx, vl)
-        gP, gC = _data_adjoint(self.rows, (x, lam), (ux, ul), params[0], params[2], needs[0], needs[2])
-        gq = _reduce(-ux, params[1]) if needs[1] else None
-        gd = _reduce(ul, params[3]) if needs[3] else None
-        return (gP, gq, gC, gd, *(None,) * (len(params) - 4))
+        ux, ul = self._linear_solve(out, self._stack(params), vx, vl)
+        return self._gradients(x, lam, ux, ul, params, wanted)
+
+    def _gradients(
+        self, x: Tensor, lam: Tensor, ux: Tensor, ul: Tensor, params: Tensors, wanted: tuple[bool, ...]
+    ) -> dict[str, Tensor]:
+        """Return the gradients of the wanted parameters from solution and adjoint."""
+        shapes = dict(zip(self.layout.names, params, strict=False))
+        want = dict(zip(self.layout.names, wanted, strict=False))
+        k, gradients = self.layout.rows.m + self.layout.rows.p, {}
+        if want["P"]:
+            gradients["P"] = _symmetric(_outer(-ux, x, shapes["P"]))
+        if want["q"]:
+            gradients["q"] = _reduce(-ux, shapes["q"])
+        for name, rows in (("G", slice(0, self.layout.rows.m)), ("A", slice(self.layout.rows.m, k))):
+            if want.get(name):
+                like = shapes[name]
+                gradients[name] = _outer(-lam[..., rows], ux, like) + _outer(-ul[..., rows], x, like)
+        if any(want.get(name) for name in ("h", "b", "lb", "ub")):
+            gradients |= {name: g for name, g in self.layout.split(None, ul, params).items() if want[name]}
+        return gradients
+
+    def _stack(self, params: Tensors) -> Tensors:
+        return self.layout.stack(params, self.batch, params[1])  # type: ignore[return-value]
 
     def _primal(self, out: StackedSolution) -> Tensor:
         return torch.where(out.solved.unsqueeze(-1), out.x, 0.0)
@@ -91,17 +186,18 @@ class SolutionMap:
         else:
             held = out.touching if rule == "least_squares" else out.active
             c = torch.where(held, 0.0, torch.inf).to(rx.dtype)
-        system = LinearSystem(self.rows, self.batch, rule == "least_squares", self.core)
+        system = LinearSystem(self.layout.rows, self.batch, rule == "least_squares", self.core)
         ux, ul = implicit_apply(system, P, C, c, rx, rl)
         return ux, ul
 
     def _relaxed_compliance(self, out: StackedSolution, C: Tensor, d: Tensor) -> Tensor:
         # (s, z) with s z = κ and the same difference s - z as the solution's (Chen-Harker-Kanzow smoothing).
         kappa = self.rule.smoothing
-        equality = self.rows.equality(d.device)
+        equality = self.layout.rows.equality(d.device)
         present = d.isfinite() & out.solved.unsqueeze(-1) & ~equality
         x, lam = self._primal(out), self._multipliers(out)
-        difference = torch.where(present, d, 0.0) - self.rows.apply(C, torch.where(out.solved.unsqueeze(-1), x, 0.0))
+        Rx = self.layout.rows.apply(C, torch.where(out.solved.unsqueeze(-1), x, 0.0))
+        difference = torch.where(present, d, 0.0) - Rx
         difference = torch.where(present, difference - lam, 1.0)
         root = (difference * difference + 4 * kappa).sqrt()
         # The larger of the two is free of cancellation, the smaller follows from the product.

@@ -34,6 +34,8 @@ RUNAWAY = 1e-6  # step over iterate: less is round-off in the differences
 SUSPECT = 1e-4  # a certificate this good is worth a factorisation to make it exact
 CURVATURE = 1e-6  # negative curvature of the scaled P that may still be round-off of float32 data
 STALL = 15  # iterations without a better iterate before giving up
+SHARP = 1e-3  # share of the tolerance below which an iterate need not be polished
+PATIENCE = 3  # iterations without a better iterate before one within tolerance is taken as it is
 
 
 @final
@@ -45,12 +47,16 @@ class InteriorPoint:
         eps_abs, eps_rel: a residual is small if at most `eps_abs + eps_rel * (largest term in it)`.
         max_iter: most iterations.
         core: `"torch"` runs on any device; `"native"` the compiled core; `"auto"` the best that is there.
+        active_set: let the compiled core try a dual active set method first where P is positive definite: several
+            times faster, and only clear cases are taken from it (independent active rows, multipliers and slacks
+            away from zero). `False` iterates from the interior always, as the torch core does.
     """
 
     eps_abs: float = 1e-9
     eps_rel: float = 1e-9
     max_iter: int = 100
     core: Literal["auto", "native", "torch"] = "auto"
+    active_set: bool = True
 
     def __post_init__(self) -> None:
         for name in ("eps_abs", "eps_rel"):
@@ -267,10 +273,11 @@ class _Run:
         primal, dual = self._certify(res, ~(broken | solved))
         self.status[self.index[broken]] = SolveStatus.NUMERICAL_ERROR
         self.status[self.index[solved]] = SolveStatus.SOLVED
-        over = self.stalled >= STALL
-        finished = solved | broken | primal | dual | over
-        solved |= self._polish(finished | last, (primal | dual | broken) & ~solved)
-        res = self._retire(finished | solved, res)
+        over = self.stalled >= torch.where(self.best[self.index] <= 1, PATIENCE, STALL)
+        failed = (primal | dual | broken) & ~solved
+        polished = self._polish(solved | failed | over | last, failed)
+        # Within tolerance a row may still be on neither side, and its derivative anything: go on to the polish.
+        res = self._retire(polished | solved & (score <= SHARP) | failed | over, res)
         if last or not self.remaining:
             self.index = self.index[:0]
             return

@@ -11,8 +11,9 @@ from ..differentiation import Implicit, Unrolled
 from ..errors import ProblemError
 from .elastic import Elastic
 from .interior_point import InteriorPoint
+from .problem import QPProblem
 from .solution import QPSolution
-from .solve import solve_qp
+from .solve import solve_differentiably
 
 
 @final
@@ -51,11 +52,11 @@ class QPLayer(nn.Module):
         warm_start: QPSolution | None = None,
     ) -> Tensor:
         """Return x `(*batch, n)`; arguments, errors and differentiability as in `solve_qp`."""
-        return solve_qp(
-            P, q, G, h, A, b, lb, ub,
-            solver=self.solver, differentiate=self.differentiate, warm_start=warm_start,
-            infeasible=self.infeasible, strict=self.strict,
-        ).x  # fmt: skip
+        out, flat = solve_differentiably(
+            QPProblem(P, q, G, h, A, b, lb, ub),
+            self.solver, self.differentiate, warm_start, self.infeasible, self.strict,
+        )  # fmt: skip
+        return out.x if len(flat.batch_shape) == 1 else out.x.reshape(*flat.batch_shape, out.x.shape[-1])
 
     def extra_repr(self) -> str:
         """Show the options."""

@@ -6,6 +6,8 @@ rows, a solution that is not unique) the least-squares solution of least norm, b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -58,6 +60,14 @@ def solve_linear_system(
         c, rx, rl = (v[bad] if v.ndim == 2 else v for v in (c, rx, rl))
         ux[bad], ul[bad] = solve_linear_system(P, C, c, rx, rl, rows, int(bad.sum()), True, core)
     return ux, ul
+
+
+def has_fused_adjoint(params: Sequence[Tensor]) -> bool:
+    """Whether the compiled core can do the first-order backward pass in one call."""
+    return native.available(params[0])
+
+
+fused_adjoint = native.adjoint
 
 
 def _solve_symmetric(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -113,82 +116,164 @@ class Rows:
         return mask
 
 
-class Stacked(NamedTuple):
-    """A validated problem as one flat batch. Each tensor is shared (no batch dimension) or `(B, ...)`."""
+@dataclass(frozen=True)
+class Layout:
+    """Which of the eight arguments are there, and how their rows are stacked.
 
-    P: Tensor
-    q: Tensor
-    C: Tensor
-    d: Tensor
+    The arguments that are there, in order, are the parameters of the solution map: each is shared (no batch
+    dimension) or `(B, ...)`.
+    """
+
+    names: tuple[str, ...]
     rows: Rows
+
+    @functools.cached_property
+    def core_dims(self) -> tuple[int, ...]:
+        """Dimensions of each parameter without its batch."""
+        return tuple(len(_CORE[name]) for name in self.names)
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, int]:
+        """Entries of each parameter for one element."""
+        size = {"n": self.rows.n, "m": self.rows.m, "p": self.rows.p}
+        return {name: math.prod(size[letter] for letter in _CORE[name]) for name in self.names}
+
+    def stack(self, params: Sequence[Tensor | None], batch: int, like: Tensor) -> tuple[Tensor | None, ...]:
+        """Return `P, q, C = [G; A], d = [h; b; ub; -lb]`, or their tangents; autograd sees every operation.
+
+        A part that is None is zero; a result all of whose parts are None is None.
+        """
+        given = dict(zip(self.names, params, strict=False))
+        rows = self.rows
+        lb = given.get("lb")
+        matrices = [(given.get("G"), (rows.m, rows.n)), (given.get("A"), (rows.p, rows.n))]
+        sides = [(given.get("h"), (rows.m,)), (given.get("b"), (rows.p,))]
+        sides += [(given.get("ub"), (rows.n,))] * rows.upper + [(None if lb is None else -lb, (rows.n,))] * rows.lower
+        C = _join([part for part in matrices if part[1][0]], 2, batch, like, (0, rows.n))
+        return given["P"], given["q"], C, _join([part for part in sides if part[1][0]], 1, batch, like, (0,))
+
+    def split(self, gC: Tensor | None, gd: Tensor | None, params: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the gradients of G, A, h, b, ub, lb from those of the stacked C and d, reduced where shared."""
+        m, k, n = self.rows.m, self.rows.m + self.rows.p, self.rows.n
+        gradients: dict[str, Tensor] = {}
+        if gC is not None:
+            gradients |= {"G": gC[..., :m, :], "A": gC[..., m:k, :]}
+        if gd is not None:
+            gradients |= {"h": gd[..., :m], "b": gd[..., m:k]}
+            if self.rows.upper:
+                gradients["ub"] = gd[..., k : k + n]
+            if self.rows.lower:
+                gradients["lb"] = -gd[..., gd.shape[-1] - n :]
+        shapes = dict(zip(self.names, params, strict=False))
+        return {name: g.sum(0) if g.ndim > shapes[name].ndim else g for name, g in gradients.items() if name in shapes}
+
+
+def _join(
+    parts: list[tuple[Tensor | None, tuple[int, ...]]], core: int, batch: int, like: Tensor, empty: tuple[int, ...]
+) -> Tensor | None:
+    if not parts:
+        return like.new_zeros(empty)
+    if all(part is None for part, _ in parts):
+        return None
+    blocks = [like.new_zeros(shape) if part is None else part for part, shape in parts]
+    if len(blocks) == 1:
+        return blocks[0]
+    if any(block.ndim > core for block in blocks):
+        blocks = [block.expand(batch, *block.shape[block.ndim - core :]) for block in blocks]
+    return torch.cat(blocks, -core)
+
+
+class Flat(NamedTuple):
+    """A validated problem as one flat batch."""
+
+    params: tuple[Tensor, ...]  # those of `layout.names`, each shared (no batch dimension) or `(B, ...)`
+    layout: Layout
     batch_shape: torch.Size
     batch: int
 
+    def stack(self) -> tuple[Tensor, ...]:
+        """Return P, q, C, d in operations that autograd sees."""
+        return self.layout.stack(self.params, self.batch, self.params[1])  # type: ignore[return-value]
 
-def stack(problem: QPProblem) -> Stacked:
-    """Validate shapes, dtypes and devices, and stack rows, all in operations that autograd sees.
+
+def flatten(problem: QPProblem) -> Flat:
+    """Validate shapes, dtypes and devices, and make the batch flat, all in operations that autograd sees.
 
     Raises:
         ProblemError: naming the argument, what was expected and what was found.
     """
-    sizes, batch_shape = _check(problem)
-    batch = batch_shape.numel()
-
-    def flat(v: Tensor, core: int) -> Tensor:
+    try:
+        key = tuple([None if v is None else (v.shape, v.dtype, v.device) for v in problem])
+        # Looking a problem up costs a tenth of checking it; a tracer has symbols for sizes, which no table should hold.
+        layout, batch_shape, batch, changes = _check(key) if torch.compiler.is_compiling() else _checked(key)
+    except (AttributeError, TypeError):  # arrays have shapes, but not what torch calls a device
+        raise _not_a_tensor(problem) from None
+    params = [v for v in problem if v is not None]
+    for i, shared, core in changes:
+        v = params[i]
         shape = v.shape[v.ndim - core :]
-        if v.shape[: v.ndim - core].numel() == 1 and batch != 0:
-            return v.reshape(shape)
-        return v.expand(*batch_shape, *shape).reshape(batch, *shape)
-
-    def join(parts: list[Tensor], core: int) -> Tensor:
-        if len(parts) == 1:
-            return parts[0]
-        if any(part.ndim > core for part in parts):
-            parts = [part.expand(batch, *part.shape[part.ndim - core :]) for part in parts]
-        return torch.cat(parts, -core)
-
-    P, q, G, h, A, b, lb, ub = problem
-    like = P.new_zeros
-    C = join([flat(M, 2) for M in (G, A) if M is not None] or [like(0, sizes["n"])], 2)
-    right = [h, b, ub, None if lb is None else -lb]
-    d = join([flat(v, 1) for v in right if v is not None] or [like(0)], 1)
-    rows = Rows(sizes["n"], sizes["m"], sizes["p"], ub is not None, lb is not None)
-    return Stacked(flat(P, 2), flat(q, 1), C, d, rows, batch_shape, batch)
+        params[i] = v.reshape(shape) if shared else v.expand(*batch_shape, *shape).reshape(batch, *shape)
+    return Flat(tuple(params), layout, batch_shape, batch)
 
 
-def _check(problem: QPProblem) -> tuple[dict[str, int], torch.Size]:
-    given = {name: v for name, v in problem._asdict().items() if v is not None}
-    for name, v in given.items():
-        if not isinstance(v, Tensor):
-            raise ProblemError(f"{name}: expected a torch.Tensor, got {type(v).__name__}")
+_Key = tuple[tuple[torch.Size, torch.dtype, torch.device] | None, ...]
+_Plan = tuple[Layout, torch.Size, int, tuple[tuple[int, bool, int], ...]]
+
+
+def _not_a_tensor(problem: QPProblem) -> ProblemError:
+    for name, v in problem._asdict().items():
+        if v is not None and not isinstance(v, Tensor):
+            return ProblemError(f"{name}: expected a torch.Tensor, got {type(v).__name__}")
+    raise AssertionError("every argument is a tensor or None")
+
+
+def _check(key: _Key) -> _Plan:
+    """Return the layout, the batch, and which parameters (index, whether shared, core dimensions) must be reshaped."""
+    given = {name: found for name, found in zip(QPProblem._fields, key, strict=True) if found is not None}
     for name in ("P", "q"):
         if name not in given:
             raise ProblemError(f"{name}: expected a torch.Tensor, got None")
     for name, partner in (("G", "h"), ("h", "G"), ("A", "b"), ("b", "A")):
         if name in given and partner not in given:
             raise ProblemError(f"{partner}: expected a torch.Tensor because {name} is given, got None")
-    _check_tensors(given)
-    return _check_shapes(given)
+    _check_kinds(given)
+    shapes = {name: found[0] for name, found in given.items()}
+    sizes, batch_shape = _check_shapes(shapes)
+    layout = Layout(tuple(given), Rows(sizes["n"], sizes["m"], sizes["p"], "ub" in given, "lb" in given))
+    batch = batch_shape.numel()
+    changes = []
+    for i, (name, shape) in enumerate(shapes.items()):
+        core = len(_CORE[name])
+        leading = shape[: len(shape) - core]
+        if not leading or (len(leading) == 1 and leading[0] == batch):
+            continue
+        changes.append((i, leading.numel() == 1 and batch != 0, core))
+    return layout, batch_shape, batch, tuple(changes)
 
 
-def _check_tensors(given: dict[str, Tensor]) -> None:
-    P = given["P"]
-    if P.dtype not in (torch.float32, torch.float64):
-        raise ProblemError(f"P: expected dtype torch.float32 or torch.float64, got {P.dtype}")
-    for name, v in given.items():
-        if v.dtype != P.dtype:
-            raise ProblemError(f"{name}: expected dtype {P.dtype} as P, got {v.dtype}")
-        if v.device != P.device:
-            raise ProblemError(f"{name}: expected device {P.device} as P, got {v.device}")
+_checked = functools.lru_cache(maxsize=1024)(_check)
 
 
-def _check_shapes(given: dict[str, Tensor]) -> tuple[dict[str, int], torch.Size]:
+def _check_kinds(given: dict[str, tuple[torch.Size, torch.dtype, torch.device]]) -> None:
+    _, dtype, device = given["P"]
+    if dtype not in (torch.float32, torch.float64):
+        raise ProblemError(f"P: expected dtype torch.float32 or torch.float64, got {dtype}")
+    for name, (_, other, place) in given.items():
+        if not isinstance(other, torch.dtype) or not isinstance(place, torch.device):
+            raise TypeError(name)
+        if other != dtype:
+            raise ProblemError(f"{name}: expected dtype {dtype} as P, got {other}")
+        if place != device:
+            raise ProblemError(f"{name}: expected device {device} as P, got {place}")
+
+
+def _check_shapes(given: dict[str, torch.Size]) -> tuple[dict[str, int], torch.Size]:
     # q tells n, then G tells m and A tells p: a size that is not known yet is asked for by its letter.
     sizes: dict[str, int] = {}
     for name in ("q", "P", "G", "h", "A", "b", "lb", "ub"):
         if name not in given:
             continue
-        shape, core = given[name].shape, _CORE[name]
+        shape, core = given[name], _CORE[name]
         found = shape[len(shape) - len(core) :]
         if len(shape) < len(core) or any(sizes.get(c, size) != size for c, size in zip(core, found, strict=True)):
             expected = ", ".join(["*batch", *(str(sizes.get(c, c)) for c in core)])
@@ -198,14 +283,12 @@ def _check_shapes(given: dict[str, Tensor]) -> tuple[dict[str, int], torch.Size]
         raise ProblemError("q: expected shape (*batch, n) with n >= 1, got n = 0")
     sizes = {"m": 0, "p": 0} | sizes
     batch = torch.Size()
-    for name, v in given.items():
-        leading = v.shape[: v.ndim - len(_CORE[name])]
-        if not leading or leading == batch:  # the common cases, without the cost of the general one
-            continue
+    for name, shape in given.items():
+        leading = shape[: len(shape) - len(_CORE[name])]
         try:
             batch = torch.broadcast_shapes(batch, leading)
         except RuntimeError:
             raise ProblemError(
                 f"{name}: expected batch dimensions that broadcast with {tuple(batch)}, got {tuple(leading)}"
             ) from None
-    return sizes, batch
+    return sizes, torch.Size(batch)

@@ -100,7 +100,7 @@ def refine_unreached(
         ):
             old[b] = torch.as_tensor(new)
         if max(refined[3:]) <= target:
-            found.status[b], found.solved[b] = int(SolveStatus.SOLVED), True
+            found.info[b, 0] = int(SolveStatus.SOLVED)
     return found
 
 

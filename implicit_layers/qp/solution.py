@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -37,17 +38,77 @@ class QPSolution(NamedTuple):
     duality_gap: Tensor
 
 
+MEASURES = 5  # status, iterations, primal residual, dual residual, duality gap
+
+
 class StackedSolution(NamedTuple):
-    """Solution of the stacked form, flat over the batch; the first two are differentiable."""
+    """Solution of the stacked form, flat over the batch; the first two are differentiable.
+
+    Few tensors, because every one costs a microsecond or two: at batch 1 that is what the time goes into.
+    """
 
     x: Tensor  # (B, n)
     lam: Tensor  # (B, total)
-    s: Tensor  # (B, total)
-    active: Tensor  # (B, total) bool: equality rows and rows with lam > s
-    touching: Tensor  # (B, total) bool: active rows and weakly active ones
-    solved: Tensor  # (B,) bool
-    status: Tensor  # (B,) int64
-    iterations: Tensor  # (B,) int64
-    primal_residual: Tensor  # (B,)
-    dual_residual: Tensor  # (B,)
-    duality_gap: Tensor  # (B,)
+    info: Tensor  # (B, 5 + total + K) float64: the measures, s, and what the compiled core keeps for its backward pass
+    flags: Tensor  # (B, 2, total) bool: active rows; rows that touch
+
+    @staticmethod
+    def pack(
+        x: Tensor,
+        lam: Tensor,
+        s: Tensor,
+        active: Tensor,
+        touching: Tensor,
+        status: Tensor,
+        iterations: Tensor,
+        residuals: tuple[Tensor, Tensor, Tensor],
+    ) -> StackedSolution:
+        """Build a solution from its parts; `residuals` are primal, dual and gap."""
+        measures = torch.stack([v.to(torch.float64) for v in (status, iterations, *residuals)], -1)
+        info = torch.cat([measures, s.to(torch.float64)], -1)
+        return StackedSolution(x, lam, info, torch.stack([active, touching], -2))
+
+    @property
+    def status(self) -> Tensor:
+        """`SolveStatus` of each element, int64 `(B,)`."""
+        return self.info[:, 0].to(torch.int64)
+
+    @property
+    def solved(self) -> Tensor:
+        """Which elements are SOLVED, bool `(B,)`."""
+        return self.info[:, 0] == 0
+
+    @property
+    def iterations(self) -> Tensor:
+        """Factorisations, int64 `(B,)`."""
+        return self.info[:, 1].to(torch.int64)
+
+    @property
+    def primal_residual(self) -> Tensor:
+        """Largest violation, float64 `(B,)`."""
+        return self.info[:, 2]
+
+    @property
+    def dual_residual(self) -> Tensor:
+        """Largest entry of the gradient of the Lagrangian, float64 `(B,)`."""
+        return self.info[:, 3]
+
+    @property
+    def duality_gap(self) -> Tensor:
+        """Its size, float64 `(B,)`."""
+        return self.info[:, 4]
+
+    @property
+    def s(self) -> Tensor:
+        """Slacks, float64 `(B, total)`."""
+        return self.info[:, MEASURES : MEASURES + self.lam.shape[-1]]
+
+    @property
+    def active(self) -> Tensor:
+        """Equality rows and rows with lam > s, bool `(B, total)`."""
+        return self.flags[:, 0]
+
+    @property
+    def touching(self) -> Tensor:
+        """Active rows and weakly active ones, bool `(B, total)`."""
+        return self.flags[:, 1]

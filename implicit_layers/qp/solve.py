@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ..differentiation import Implicit, Unrolled
 from ..errors import ProblemError, SolverError, warn_solver
-from ..implicit import implicit_apply
+from ..implicit import implicit_apply, needs_backward
 from ..status import SolveStatus
 from .compiled import solve_compiled
 from .elastic import Elastic, relax, restrict
-from .forward import build_program, failure_message, solve_stacked
+from .forward import build_program, failure_message, solve_flat
 from .gradients import SolutionMap
 from .interior_point import InteriorPoint, unroll
 from .kkt import residuals
-from .problem import QPProblem, Stacked, stack
+from .problem import Flat, QPProblem, flatten
 from .solution import QPSolution, StackedSolution
 
 
@@ -80,10 +80,23 @@ def solve_qp(
         Amos and Kolter (2017), OptNet.
     """
     problem = QPProblem(P, q, G, h, A, b, lb, ub)
+    outputs, flat = solve_differentiably(problem, solver, differentiate, warm_start, infeasible, strict)
+    return _unstack(outputs, flat)
+
+
+def solve_differentiably(
+    problem: QPProblem,
+    solver: InteriorPoint,
+    differentiate: Implicit | Unrolled,
+    warm_start: QPSolution | None,
+    infeasible: Elastic | None,
+    strict: bool,
+) -> tuple[StackedSolution, Flat]:
+    """Do what `solve_qp` does, up to taking the stacked solution apart."""
     _check_options(solver, differentiate, warm_start, infeasible)
-    if isinstance(P, Tensor) and torch.is_autocast_enabled(P.device.type):
+    if isinstance(problem.P, Tensor) and torch.is_autocast_enabled(problem.P.device.type):
         # As other operations that need their precision: autocast's low-precision inputs are lifted, and it stays off.
-        with torch.autocast(P.device.type, enabled=False):
+        with torch.autocast(problem.P.device.type, enabled=False):
             lifted = QPProblem(*(_lifted(v) for v in problem))  # type: ignore[arg-type]  # None stays None
             return _solve(lifted, solver, differentiate, warm_start, infeasible, strict)
     return _solve(problem, solver, differentiate, warm_start, infeasible, strict)
@@ -100,84 +113,81 @@ def _solve(
     warm_start: QPSolution | None,
     infeasible: Elastic | None,
     strict: bool,
-) -> QPSolution:
-    if infeasible is not None:
-        stack(problem)  # names what is wrong in the caller's terms
-        relaxed = _solve(relax(problem, infeasible), solver, differentiate, None, None, strict)
-        return restrict(relaxed, problem.q.shape[-1])
-    stacked = stack(problem)
+) -> tuple[StackedSolution, Flat]:
+    flat = flatten(problem)
+    if infeasible is not None:  # flattened all the same: that names what is wrong in the caller's terms
+        outputs, relaxed = _solve(relax(problem, infeasible), solver, differentiate, None, None, strict)
+        return restrict(outputs, relaxed.layout.rows, flat.layout.rows), flat
     if isinstance(differentiate, Unrolled):
-        outputs = _solve_unrolled(stacked, solver, differentiate, strict)
-        return _unstack(outputs, stacked)
+        return _solve_unrolled(flat, solver, differentiate, strict), flat
+    warm = _stack_warm_start(warm_start, flat)
     if torch.compiler.is_compiling():
-        params = (*stacked[:4], *_stack_warm_start(warm_start, stacked))
-        outputs = solve_compiled(params, stacked.rows, stacked.batch, solver, differentiate, strict)
-        return _unstack(outputs, stacked)
-    find = partial(solve_stacked, options=solver, strict=strict)
-    rule = SolutionMap(stacked.rows, stacked.batch, find, differentiate, solver.core)
-    warm = _stack_warm_start(warm_start, stacked)
+        return solve_compiled((*flat.params, *warm), flat.layout, flat.batch, solver, differentiate, strict), flat
+    keep = differentiate.gradient == "exact"
+    find = partial(solve_flat, options=solver, strict=strict, keep=keep and needs_backward(flat.params))
+    rule = SolutionMap(flat.layout, flat.batch, find, differentiate, solver.core)
     try:
-        outputs = StackedSolution(*implicit_apply(rule, *stacked[:4], *warm))
+        return StackedSolution(*implicit_apply(rule, *flat.params, *warm)), flat
     except SolverError as error:
-        raise SolverError(str(error), problem, _unstack(error.solution, stacked)) from None
-    return _unstack(outputs, stacked)
+        raise SolverError(str(error), problem, _unstack(error.solution, flat)) from None
 
 
 def _check_options(solver: Any, differentiate: Any, warm_start: Any, infeasible: Any) -> None:
-    for name, value, kinds in (
-        ("solver", solver, InteriorPoint),
-        ("differentiate", differentiate, (Implicit, Unrolled)),
-        ("warm_start", warm_start, (QPSolution, type(None))),
-        ("infeasible", infeasible, (Elastic, type(None))),
-    ):
-        if not isinstance(value, kinds):
-            names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
-            raise ProblemError(f"{name}: expected {' or '.join(names)}, got {value!r}")
+    if not isinstance(solver, InteriorPoint):
+        raise ProblemError(f"solver: expected InteriorPoint, got {solver!r}")
+    if not isinstance(differentiate, (Implicit, Unrolled)):
+        raise ProblemError(f"differentiate: expected Implicit or Unrolled, got {differentiate!r}")
+    if warm_start is not None and not isinstance(warm_start, QPSolution):
+        raise ProblemError(f"warm_start: expected QPSolution or NoneType, got {warm_start!r}")
+    if infeasible is not None and not isinstance(infeasible, Elastic):
+        raise ProblemError(f"infeasible: expected Elastic or NoneType, got {infeasible!r}")
 
 
-def _stack_warm_start(warm: QPSolution | None, stacked: Stacked) -> tuple[Tensor, ...]:
+def _stack_warm_start(warm: QPSolution | None, flat: Flat) -> tuple[Tensor, ...]:
     if warm is None:
         return ()
-    rows = stacked.rows
+    rows = flat.layout.rows
     for name, size in (("x", rows.n), ("z", rows.m), ("y", rows.p)):
         found = getattr(warm, name).shape[-1]
         if found != size:
             raise ProblemError(f"warm_start: expected a solution with {name} of size {size}, got {found}")
-    if warm.x.shape[:-1] != stacked.batch_shape:
+    if warm.x.shape[:-1] != flat.batch_shape:
         return ()
     box = [warm.z_box.clamp(min=0)] * rows.upper + [(-warm.z_box).clamp(min=0)] * rows.lower
     lam = torch.cat([warm.z, warm.y, *box], -1)
-    return tuple(v.detach().reshape(stacked.batch, v.shape[-1]) for v in (warm.x, lam))
+    return tuple(v.detach().reshape(flat.batch, v.shape[-1]) for v in (warm.x, lam))
 
 
-def _solve_unrolled(stacked: Stacked, solver: InteriorPoint, how: Unrolled, strict: bool) -> StackedSolution:
-    P, q, C, d = (v.to(torch.float64) for v in stacked[:4])
-    program = build_program(P, q, C, d, stacked.rows, stacked.batch)
+def _solve_unrolled(flat: Flat, solver: InteriorPoint, how: Unrolled, strict: bool) -> StackedSolution:
+    P, q, C, d = (v.to(torch.float64) for v in flat.stack())
+    program = build_program(P, q, C, d, flat.layout.rows, flat.batch)
     found = unroll(program, solver, how.iterations)
     D, E, k = program.scaling
     with torch.no_grad():
         res = residuals(program, found.x, found.s, found.lam, solver.eps_abs, solver.eps_rel)
         active = program.inequality & (found.lam > found.s) | ~program.inequality & (program.present > 0)
     solved = found.status == SolveStatus.SOLVED
-    dtype = stacked.q.dtype
+    dtype = flat.params[0].dtype
     keep = solved.unsqueeze(-1) | (how.iterations is not None)
     x, lam = (torch.where(keep, v, v.detach()).to(dtype) for v in (found.x * D, found.lam * E / k))
     s = torch.where(program.present > 0, (found.s / E).detach(), torch.inf).to(dtype)
-    measures = (v.to(dtype) for v in (res.primal, res.dual, res.gap))
-    outputs = StackedSolution(x, lam, s, active, active, solved, found.status, found.iterations, *measures)
+    measures = (res.primal, res.dual, res.gap)
+    outputs = StackedSolution.pack(x, lam, s, active, active, found.status, found.iterations, measures)
     if how.iterations is None and not bool(solved.all()):
         message = failure_message(found.status)
         if strict:
-            raise SolverError(message, solution=_unstack(outputs, stacked))
+            raise SolverError(message, solution=_unstack(outputs, flat))
         warn_solver(message)
     return outputs
 
 
-def _unstack(out: StackedSolution, stacked: Stacked) -> QPSolution:
-    rows, shape = stacked.rows, stacked.batch_shape
+def _unstack(out: StackedSolution, flat: Flat) -> QPSolution:
+    rows, shape = flat.layout.rows, flat.batch_shape
     m, k = rows.m, rows.m + rows.p
     box = rows.bounds(out.lam)
     z_box = torch.zeros_like(out.x) if box is None else box
-    parts = (out.x, out.s[..., :m], out.lam[..., :m], out.lam[..., m:k], z_box)
-    scalars = (out.status, out.iterations, out.primal_residual, out.dual_residual, out.duality_gap)
+    dtype = out.x.dtype
+    parts = (out.x, out.s[..., :m].to(dtype), out.lam[..., :m], out.lam[..., m:k], z_box)
+    residuals = (v.to(dtype) for v in (out.primal_residual, out.dual_residual, out.duality_gap))
+    scalars = (out.status, out.iterations, *residuals)
     return QPSolution(*(v.reshape(*shape, v.shape[-1]) for v in parts), *(v.reshape(shape) for v in scalars))

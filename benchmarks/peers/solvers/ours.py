@@ -10,7 +10,7 @@ import torch
 
 from implicit_layers import InteriorPoint, QPProblem, QPSolution, SolverWarning, SolveStatus, solve_qp
 
-from ..range_qp import Answer, RangeQP, Vector
+from ...range_qp import Answer, RangeQP, Vector
 
 
 def convert(problem: RangeQP) -> QPProblem:

@@ -8,7 +8,7 @@ import clarabel
 import numpy as np
 import scipy.sparse as sp
 
-from ..range_qp import Answer, RangeQP
+from ...range_qp import Answer, RangeQP
 
 
 def solve(problem: RangeQP, eps: float) -> Answer:

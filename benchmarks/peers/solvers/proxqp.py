@@ -7,7 +7,7 @@ import time
 import numpy as np
 from proxsuite import proxqp
 
-from ..range_qp import Answer, RangeQP
+from ...range_qp import Answer, RangeQP
 
 
 def solve(problem: RangeQP, eps: float) -> Answer:

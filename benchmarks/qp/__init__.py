@@ -1,0 +1,1 @@
+"""The benchmark of differentiable quadratic programs: ours and every installed peer, in interleaved rounds."""
