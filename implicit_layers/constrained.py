@@ -19,7 +19,8 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor
 
-from .condition import Condition, SolutionMap, over_copies
+from .condition import Condition, SolutionMap
+from .copies import over_copies
 from .differentiation import Implicit
 from .errors import ProblemError, SolverError, warn_solver
 from .functions import Lifted, check_captures, lift

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..algebra import dot
 from ..errors import SolverWarning
-from ..iterations.loop import dot
 from ..qp.elastic import Elastic
 from ..qp.solution import QPSolution
 from ..qp.solve import solve_qp
