@@ -31,6 +31,7 @@ from implicit_layers import (
     SolverWarning,
     SolveStatus,
     Unrolled,
+    check_gradients,
     find_argmin,
     projections,
     solve_qp,
@@ -480,6 +481,14 @@ def test_constraints_may_be_modules_whose_parameters_learn(generator):
     ours.sum().backward()
     closed.sum().backward()
     torch.testing.assert_close(layer.ineq.radius.grad, radius.grad, atol=X_NONLINEAR, rtol=0)
+
+
+def test_its_gradients_can_be_checked_as_those_of_any_layer():
+    layer = ArgminLayer(lambda w, x: 0.5 * (w - x).square().sum(-1), ineq=Ball())
+    x = torch.tensor([[2.0, 1.0], [0.1, 0.2]], dtype=F64)
+    report = check_gradients(layer, (torch.zeros(2, 2, dtype=F64), x))
+    assert report.ok, str(report)
+    assert "unrolled" in report.unavailable
 
 
 def test_float32_stays_float32_and_a_batch_of_zero_is_empty():
