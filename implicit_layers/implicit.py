@@ -102,9 +102,11 @@ class _ImplicitFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # once: checkpointing computes them again at every look
+        # Looked at once: checkpointing computes them again each time. A pullback of torch.func.vjp may be called after
+        # its transform has ended: what it saved are then empty shells, which have no storage.
+        saved = unwrap_dead_wrappers(ctx.saved_tensors)
         params, outputs = saved[: ctx.num_params], saved[ctx.num_params :]
-        used = cotangents[: ctx.rule.num_unknowns]
+        used = unwrap_dead_wrappers(cotangents[: ctx.rule.num_unknowns])
         gradients: MaybeTensors = (None,) * ctx.num_params
         if any(v is not None for v in used):
             gradients = ctx.rule.adjoint(outputs, params, used, ctx.needs_input_grad[1:])
