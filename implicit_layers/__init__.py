@@ -1,5 +1,6 @@
 """Differentiable layers defined by a condition instead of a formula."""
 
+from . import projections
 from .argmin import ArgminLayer, LeastSquares, find_argmin
 from .check import GradientReport, check_gradients
 from .differentiation import Implicit, OneStep, Unrolled
@@ -22,12 +23,14 @@ from .qp.solution import QPSolution
 from .qp.solve import solve_qp
 from .root import RootLayer, find_root
 from .solution import ImplicitSolution
+from .sqp.method import SQP
 from .status import SolveStatus
 
 __all__ = [
     "CG",
     "GMRES",
     "LBFGS",
+    "SQP",
     "Anderson",
     "ArgminLayer",
     "Broyden",
@@ -60,5 +63,6 @@ __all__ = [
     "find_argmin",
     "find_fixed_point",
     "find_root",
+    "projections",
     "solve_qp",
 ]

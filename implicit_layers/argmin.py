@@ -6,6 +6,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from .constrained import solve_constrained
 from .differentiation import Implicit
 from .errors import ProblemError
 from .functions import lift, owned
@@ -17,6 +18,7 @@ from .iterations.loop import Method
 from .iterations.newton import Newton
 from .nonlinear import Formulation, Rule, check_choices, full_precision, lifted_precision, solve_nonlinear
 from .solution import ImplicitSolution
+from .sqp.method import SQP
 from .transforms import value_and_gradient
 from .unknowns import Layout
 
@@ -47,7 +49,7 @@ def find_argmin(
     *params: Any,
     eq: Any = None,
     ineq: Any = None,
-    solver: Method = LBFGS(),  # noqa: B008 - frozen
+    solver: Method | SQP | None = None,
     differentiate: Rule = Implicit(),  # noqa: B008 - frozen
     strict: bool = False,
     batch_dims: int | None = None,
@@ -63,18 +65,21 @@ def find_argmin(
             requires grad.
         w0: first iterate, a tensor or a pytree of tensors with the same leading batch dimensions.
         params: what f depends on, tensors or pytrees of them.
-        eq: constraints `eq(w, *params) = 0`.
-        ineq: constraints `ineq(w, *params) <= 0`.
-        solver: `LBFGS`, `Newton`, `GradientDescent`; for `LeastSquares` costs also `GaussNewton` and
-            `LevenbergMarquardt`.
-        differentiate: `Implicit`, `Unrolled` or `OneStep`.
+        eq: constraints `eq(w, *params) = 0`, `(*batch, p)`; a function or module like f.
+        ineq: constraints `ineq(w, *params) <= 0`, `(*batch, m)`.
+        solver: `LBFGS` (the default), `Newton`, `GradientDescent`; for `LeastSquares` costs also `GaussNewton` and
+            `LevenbergMarquardt`. With constraints `SQP`.
+        differentiate: `Implicit`, `Unrolled` or `OneStep`; with constraints `Implicit`.
         strict: raise instead of warn if an element fails.
         batch_dims: number of leading batch dimensions of w0; `None`: all but the last of a single tensor, of a pytree
             all but the last of its leaf with the fewest.
 
     Returns:
         `ImplicitSolution`; `residual` is the largest entry of the gradient at w. A point where the gradient vanishes:
-        a minimum if f is convex, else it may be a local one. DUAL_INFEASIBLE: the cost falls without bound.
+        a minimum if f is convex, else it may be a local one. DUAL_INFEASIBLE: the cost falls without bound. With
+        constraints: a KKT point with multipliers `y, z`, and `residual` the largest entry of the KKT conditions
+        `∇f + y'∇eq + z'∇ineq = 0, eq = 0, min(z, -ineq) = 0`. PRIMAL_INFEASIBLE: w is a point of locally least
+        violation.
 
     Raises:
         ProblemError: f's value is not one number for each element, f captures a tensor that requires grad, an option
@@ -84,20 +89,27 @@ def find_argmin(
     Differentiability:
         `dw = -(∇²f)⁻¹ (∂∇f/∂θ) dθ`, in all tensors of the params and of the module; f must be twice differentiable.
         Where the Hessian is singular at w the minimiser is not unique: a warning, and zero for that element.
+        With constraints `w, y, z` by the same theorem on the KKT conditions. A weakly active constraint (multiplier
+        and slack both zero) counts as inactive. Where active gradients are dependent the multipliers are not unique;
+        w has a derivative as long as the conditions leave it one.
 
     References:
-        Gould et al. (2016), On differentiating parameterized argmin and argmax problems, lemma 3.2.
+        Gould et al. (2016), On differentiating parameterized argmin and argmax problems, lemma 3.2;
+        Fiacco (1976), Sensitivity analysis for nonlinear programming.
     """
-    check_choices(solver, METHODS, differentiate, strict)
-    if isinstance(solver, (GaussNewton, LevenbergMarquardt)) and not isinstance(f, LeastSquares):
-        raise ProblemError(f"f: expected LeastSquares(misfit) for {type(solver).__name__}, got {f!r}")
+    constrained = eq is not None or ineq is not None
+    method: Any = solver
+    if method is None:
+        method = SQP() if constrained else LBFGS()
+    check_choices(method, (SQP,) if constrained else METHODS, differentiate, strict)
+    if isinstance(method, (GaussNewton, LevenbergMarquardt)) and not isinstance(f, LeastSquares):
+        raise ProblemError(f"f: expected LeastSquares(misfit) for {type(method).__name__}, got {f!r}")
     layout = Layout.of(lifted_precision(w0), batch_dims)
     with full_precision(layout.device):
         w0, params = lifted_precision(w0), lifted_precision(params)
-        if eq is not None or ineq is not None:
-            # The one place where constraints are dispatched.
-            raise ProblemError("eq, ineq: constraints are not available yet")
-        return solve_nonlinear(_unconstrained(f, layout, params), w0, solver, differentiate, strict)
+        if constrained:
+            return solve_constrained(f, eq, ineq, layout, w0, params, method, differentiate, strict)
+        return solve_nonlinear(_unconstrained(f, layout, params), w0, method, differentiate, strict)
 
 
 def _unconstrained(f: Any, layout: Layout, params: tuple[Any, ...]) -> Formulation:
@@ -141,14 +153,14 @@ class ArgminLayer(nn.Module):
         *,
         eq: Any = None,
         ineq: Any = None,
-        solver: Method | None = None,
+        solver: Method | SQP | None = None,
         differentiate: Rule | None = None,
         strict: bool = False,
         batch_dims: int | None = None,
     ) -> None:
         super().__init__()
         self.f, self.eq, self.ineq = f, eq, ineq
-        self.solver = LBFGS() if solver is None else solver
+        self.solver = solver
         self.differentiate = Implicit() if differentiate is None else differentiate
         self.strict, self.batch_dims = strict, batch_dims
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .check_witnesses import Chosen, FlatLayer, finite_differences, forward, label, reverse
 from .differentiation import Implicit, Unrolled
+from .errors import ProblemError
 
 STEP = {torch.float64: 1e-5, torch.float32: 5e-3}  # balance of truncation (its square) and round-off (over it)
 FLOOR = 1e-3  # below this share of the largest derivative of all inputs, a difference is round-off
@@ -108,7 +109,7 @@ def check_gradients(
     for name, witness in candidates.items():
         try:
             witnesses[name] = witness()
-        except (RuntimeError, NotImplementedError) as error:
+        except (RuntimeError, NotImplementedError, ProblemError) as error:  # ProblemError: the layer has one rule only
             unavailable[name] = " ".join(str(error).split())[:100]
     sizes = [float(v.abs().nan_to_num().max()) if v.numel() else 0.0 for v in reference]
     rows = [

@@ -103,7 +103,7 @@ def test_gradcheck_and_gradgradcheck_of_arg_mins(rule, generator):
 @pytest.mark.parametrize(
     ("function", "solver"),
     [(fixed, Anderson()), (fixed, Broyden()), (root, Newton()), (root, Newton(linear=GMRES())), (root, Broyden())],
-    ids=str,
+    ids=lambda v: getattr(v, "__name__", str(v)),
 )
 def test_every_root_finder_can_be_unrolled(function, solver, problem):
     def solve(W, x):

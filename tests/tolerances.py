@@ -16,6 +16,9 @@ X_DEGENERATE = 1e-6
 CLOSED_FORM = 1e-10
 """Against a formula: small well-conditioned problems, the polish must reach round-off up to amplification."""
 
+ROUND_OFF = 1e-13
+"""Relative, against the same sums in another order: 1e-16 times the square root of up to 1e5 terms, and 3 to spare."""
+
 PEER = 1e-6
 """Against Clarabel and HiGHS at their tightest useful tolerance 1e-9; x loses up to three digits more."""
 
@@ -84,3 +87,19 @@ LINEAR = 1e-9
 
 LOOP = 1e-12
 """A batch against its elements one by one, same iterations: only the order of sums in the linear algebra differs."""
+
+# --- nonlinear programs -----------------------------------------------------------------------------
+KKT_NONLINEAR = 1e-8
+"""The method stops at 1e-10 plus ten units of round-off of the terms, here of size up to 1e4."""
+
+PUBLISHED = 1e-7
+"""Solutions printed with seven to ten digits; w, where the minimum is flat, ten times that."""
+
+GRADIENT_NONLINEAR = 1e-7
+"""A gradient moves with w by the third derivatives, up to 10 here."""
+
+LOW_PRECISION = 1e-5
+"""Arguments rounded to float32 (6e-8) times a derivative of up to 100; default residual of float32 iterations."""
+
+X_NONLINEAR = 1e-8
+"""w and its derivatives: the stopping residual 1e-10 times a condition of 100."""
