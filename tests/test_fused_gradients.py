@@ -228,6 +228,20 @@ def test_a_p_that_is_nearly_symmetric_counts_by_its_symmetric_part(kind, n, keep
     assert difference(got["P"].mT, got["P"]) <= 1e-15
 
 
+@pytest.mark.parametrize("n", [3, 8, 26, 40])
+def test_the_gradient_is_right_where_p_has_a_condition_of_1e9(n, keep, seed):
+    known = known_optimum(seed, batch=(10,), n=n, m=n, p=n // 4)
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(10, n, n, generator=generator, dtype=torch.float64)).Q
+    P = basis @ (torch.logspace(0, -9, n, dtype=torch.float64)[:, None] * basis.mT)
+    P = (P + P.mT) / 2
+    q = known.problem.q + ((known.problem.P - P) @ known.x[..., None])[..., 0]  # the same solution
+    known = known._replace(problem=known.problem._replace(P=P, q=q))
+    cotangents = cotangents_of(known.problem, seed)
+    expected = oracles.active_set_gradient(known.problem, known, cotangents)
+    assert worst(gradients(known.problem, cotangents), expected) <= GRADIENT
+
+
 # --- an element by itself -------------------------------------------------------------------------
 
 
