@@ -215,8 +215,8 @@ class ActiveSet {
         if (!P) allocate();
         if (!shared_P || !prepared) {
             definite = symmetrise() && cholesky(P, U, inverse, n, ld, 0, DEFINITE) == n;
-            pivots += 1;
         }
+        pivots += 1;  // for every element alike, whoever does the work
         if (!shared_rows || !prepared) {
             std::memset(place.data, 0, bases * sizeof(int)), seen = 0;
             measure_rows();

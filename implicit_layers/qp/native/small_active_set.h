@@ -88,7 +88,8 @@ template <int LD> class SmallActiveSet {
     Array<int> W, where;
 
     bool read() {
-        if (!shared_P || !prepared) definite = invert(), pivots += 1;
+        if (!shared_P || !prepared) definite = invert();
+        pivots += 1;  // for every element alike, whoever does the work
         if (!shared_rows || !prepared) {
             for (int i = 0; i < ldk; ++i) size[i] = 0;
             for (int i = 0; i < e.k; ++i) {
@@ -126,6 +127,8 @@ template <int LD> class SmallActiveSet {
                 top = max2(top, max2(std::fabs(left), std::fabs(right))), off = max2(off, std::fabs(left - right));
                 A[i * LD + j] = A[j * LD + i] = P[i * LD + j] = P[j * LD + i] = 0.5 * (left + right);
             }
+        for (int i = 0; i < n; ++i)
+            for (int j = n; j < LD; ++j) A[i * LD + j] = 0.0;  // a NaN of the element before would stay
         symmetric = off <= ROUNDED * top;
         if (!(off <= ASYMMETRY * top)) return false;
         for (int k = 0; k < n; ++k) {
