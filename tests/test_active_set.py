@@ -238,7 +238,6 @@ def test_an_answer_does_not_depend_on_the_batch_to_the_last_bit(n, shared, seed)
         assert same_but_iterations(answer(part(problem, chosen), active_set=True), whole, chosen)
 
 
-@pytest.mark.xfail(strict=True, reason="who comes first in a thread pays for the factor of a shared P")
 @pytest.mark.parametrize("max_iter", [3, 100])
 @pytest.mark.parametrize("shared", ["P", "P and rows"])
 def test_iterations_and_their_limit_do_not_depend_on_the_batch(shared, max_iter, seed):

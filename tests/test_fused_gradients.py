@@ -415,17 +415,18 @@ def test_the_active_set_method_tells_close_rows_apart_whatever_the_tolerance(eps
     assert sum(wrong(narrow(seed, 60, n, 2 * n, decades), seed, eps_abs=eps, eps_rel=eps) for n in (2, 4, 9)) == 0
 
 
-UNPOLISHED = "an iterate far within tolerance (SHARP) or stalled (PATIENCE) is taken with rows on neither side"
+LOOSE = "known limit: where the tolerance is loose, the polish of a wrong set of rows may be within it"
 
 
-@pytest.mark.xfail(strict=True, reason=UNPOLISHED)
-@pytest.mark.parametrize(("eps", "decades"), [(1e-9, 6.0), (1e-6, 5.0), (1e-5, 4.0)])
+@pytest.mark.parametrize(
+    ("eps", "decades"),
+    [(1e-9, 6.0), pytest.param(1e-6, 5.0, marks=pytest.mark.xfail(strict=True, reason=LOOSE)), (1e-5, 4.0)],
+)
 def test_from_the_interior_close_rows_are_told_apart(eps, decades, core):
     options = {"eps_abs": eps, "eps_rel": eps, "active_set": False}
     assert sum(wrong(narrow(5 + n, 300, n, m, decades), 3, **options) for n, m in ((4, 6), (7, 12))) == 0
 
 
-@pytest.mark.xfail(strict=True, reason=UNPOLISHED)
 def test_a_vertex_moves_with_its_own_two_rows_alone(core):
     q = f64([0.17235178163275341, -0.055777840477341335])
     G = f64([[-0.989915916091, -0.141656200252], [-1.012513584955, 0.330211284405], [-0.069340575016, -1.017270705709]])
@@ -438,7 +439,7 @@ def test_a_vertex_moves_with_its_own_two_rows_alone(core):
     assert difference(slope[None], torch.cat([f64([0]), expected])[None]) <= 1e-6
 
 
-@pytest.mark.xfail(strict=True, reason=UNPOLISHED)
+@pytest.mark.xfail(strict=True, reason=LOOSE)
 def test_a_loose_tolerance_does_not_hold_rows_that_have_room(core):
     P = f64([[1.3165435304295832, -0.008500831831633596], [-0.008500831831633596, 1.3768582125383393]])
     q = f64([-3.2910536883772274, -1.2224728596229055])
