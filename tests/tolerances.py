@@ -68,3 +68,7 @@ come out. Problems where this is used have data of size 1 and true one-sided der
 # --- elastic --------------------------------------------------------------------------------------
 ELASTIC = 1e-6
 """Closest feasible points with a closed form; the penalty's weight multiplies the residuals."""
+
+# --- estimation -----------------------------------------------------------------------------------
+TEXTBOOK = 1e-8
+"""States and likelihoods of a smoother against the textbook recursion: the promise of the programs, data of size 1."""
