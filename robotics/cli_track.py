@@ -12,11 +12,16 @@ from torch import Tensor
 from robotics.arm import PlanarArm
 from robotics.checks import finite_numbers, shown
 from robotics.cli_group import PATH, common, examples
+from robotics.cli_inputs import ANSWERED, check_arm
 from robotics.files import FileError, read_scene, read_targets_csv, write_csv
+from robotics.models import IKStatus
+from robotics.models.mlp import INPUTS
 from robotics.obstacles import Circles
 from robotics.paths import SHAPES, line_path, shape_path
 from robotics.plots import plot_track
+from robotics.runs import Model, load_run
 from robotics.trajectories import LAYERS, Track, TrackStatus, track_best
+from robotics.trajectories import track as follow
 
 
 @click.command(
@@ -28,6 +33,7 @@ from robotics.trajectories import LAYERS, Track, TrackStatus, track_best
 )
 @click.option("--shape", required=True, help=f"{', '.join(SHAPES)}, or a CSV file of waypoints: x,y or x,y,theta.")
 @click.option("--scene", type=PATH, help="JSON file with circles and perhaps an arm; without it Duka's arm is alone.")
+@click.option("--model", type=PATH, help="Run whose answer to the first target is the start; else the best branch.")
 @click.option("--center", help="x,y of the shape; a third and a half of the reach, if not given.")
 @click.option("--size", type=float, help="Radius, half the side, half the width; a sixth of the reach, if not given.")
 @click.option("--orientation", type=float, help="Of the tip, the same all along a shape; free if not given.")
@@ -40,6 +46,7 @@ def track(
     seed: int,
     shape: str,
     scene: Path | None,
+    model: Path | None,
     center: str | None,
     size: float | None,
     orientation: float | None,
@@ -53,9 +60,15 @@ def track(
     is in the way the arm waits or slides along it; the status of each tick says so. Nothing in it is random.
     """
     circles, own = read_scene(scene) if scene else (Circles.from_json({"circles": []}), None)
-    arm = own or PlanarArm.duka()
+    run = load_run(model)[0] if model else None
+    if scene and own and run and model:
+        check_arm(scene, own, run.arm, model)
+    arm = run.arm if run else own or PlanarArm.duka()
     targets = _targets(arm, shape, center, size, orientation, ticks)
-    found = track_best(arm, targets, circles, speed=speed, layers=layers)
+    if run is None:
+        found = track_best(arm, targets, circles, speed=speed, layers=layers)
+    else:
+        found = follow(arm, _start(run, targets[0], circles), targets, circles, speed=speed, layers=layers)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,6 +102,18 @@ def _targets(
         return line_path(waypoints, ticks)
     except ValueError as error:
         raise FileError(f"{shape}: {error}") from error
+
+
+def _start(run: Model, target: Tensor, circles: Circles) -> Tensor:
+    """Return the posture that a model answers the first target with; it may miss it, but must be safe."""
+    width = INPUTS[run.inputs]
+    if len(target) < width:
+        raise ValueError("orientation: expected one, which the model takes, found none")
+    answer = run.answer(target[None, :width], circles)
+    status = IKStatus(int(answer.status[0]))
+    if status not in ANSWERED:
+        raise ValueError(f"model: expected a safe answer to the first target, found {status.name}: {status.advice}")
+    return answer.theta[0]
 
 
 def _pair(text: str) -> tuple[float, float]:

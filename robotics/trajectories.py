@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -144,7 +144,7 @@ def find_starts(arm: PlanarArm, target: Tensor, circles: Circles) -> Tensor:
     return nearest
 
 
-def track_best(arm: PlanarArm, targets: Tensor, circles: Circles, **how: float) -> Track:
+def track_best(arm: PlanarArm, targets: Tensor, circles: Circles, **how: Any) -> Track:
     """Follow targets from every start that `find_starts` finds, at once; return the track that reaches most of them.
 
     Of two that reach as many, the one of the smaller mean error.
@@ -157,7 +157,7 @@ def track_best(arm: PlanarArm, targets: Tensor, circles: Circles, **how: float) 
     """
     if targets.ndim != 2 or not len(targets):
         raise ValueError(f"targets: expected shape (T >= 1, 2) or (T, 3), found {tuple(targets.shape)}")
-    tracks = track(arm, find_starts(arm, targets[0], circles), targets, circles, **how)  # type: ignore[arg-type]
+    tracks = track(arm, find_starts(arm, targets[0], circles), targets, circles, **how)
     reached = (tracks.status == TrackStatus.REACHED).sum(-1)
     error = tracks.tip_error.nanmean(-1).nan_to_num()
     best = int(torch.where(reached == reached.max(), error, torch.inf).argmin())
