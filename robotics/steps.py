@@ -10,10 +10,20 @@ from torch import Tensor
 
 from implicit_layers import QPProblem, QPSolution, SolverWarning, SolveStatus, solve_qp
 from robotics.arm import PlanarArm
-from robotics.ik_qp import MARGIN, ClearanceRows, build_step, certified_fraction, clearance_rows, remainder
+from robotics.ik_qp import (
+    MARGIN,
+    ClearanceRows,
+    build_step,
+    certified_fraction,
+    clearance_rows,
+    remainder,
+    task_error,
+    tip_curvature,
+)
 from robotics.obstacles import Circles
 
 CHORD_PIECES = 8  # most parts of a straight path that are proved one after the other
+SADDLE_BEND = 1e-4  # [rad]: certified steps make it about ten times as large, each
 ESCAPE_LAYERS = 6
 ESCAPE_MARGIN = 1e-3  # of reach: a start that leaves a circle keeps this far off, so that it ends strictly outside
 ESCAPE_WEIGHT = 10.0
@@ -52,6 +62,28 @@ def certified_step(
     if circles.radii.shape[-1]:
         step = step * _certified(arm, step, rows)
     return (theta + step).clamp(lower, upper)
+
+
+def leave_saddle(
+    arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, limits: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Bend postures a little where the tip error has no slope but falls to both sides, as a stretched arm's can.
+
+    Towards the side where it falls more inside the limits; where the way there is not proved clear, the posture stays.
+    The arguments are those of `certified_step`.
+    """
+    J, error = arm.jacobian(theta) / arm.reach, task_error(arm, theta, targets)[..., :2]
+    slope = (J.mT @ error[..., None])[..., 0]
+    flat = (slope.norm(dim=-1) <= 1e-9 * error.norm(dim=-1)) & (error.norm(dim=-1) > SADDLE_BEND)
+    if not bool(flat.any()):
+        return theta
+    values, vectors = torch.linalg.eigh(J.mT @ J + tip_curvature(arm, theta, error))
+    bend = SADDLE_BEND * vectors[..., 0]
+    left, right = ((theta + side * bend).clamp(*limits) for side in (1, -1))
+    left_error, right_error = (task_error(arm, side, targets).norm(dim=-1) for side in (left, right))
+    bent = torch.where((left_error <= right_error)[..., None], left, right)
+    leaves = flat & (values[..., 0] < 0) & certified_chord(arm, theta, bent, circles)
+    return torch.where(leaves[..., None], bent, theta)
 
 
 def certified_chord(arm: PlanarArm, start: Tensor, end: Tensor, circles: Circles) -> Tensor:

@@ -21,7 +21,7 @@ from robotics.ik_qp import build_step, clearance_rows
 from robotics.models.answer import in_reach, is_safe
 from robotics.obstacles import Circles
 from robotics.search import closest_postures
-from robotics.steps import certified_chord, certified_step, solve_quietly
+from robotics.steps import certified_chord, certified_step, leave_saddle, solve_quietly
 
 LAYERS = 4
 TOLERANCE = 1e-6
@@ -166,7 +166,11 @@ def track_best(arm: PlanarArm, targets: Tensor, circles: Circles, **how: Any) ->
 
 def _tick(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, speed: float, layers: int) -> Tensor:
     limits = _limits(arm, theta, speed)
-    end = on_the_way = certified_step(arm, theta, targets, circles, limits=limits)
+    start = leave_saddle(arm, theta, targets, circles, limits)
+    end = on_the_way = certified_step(arm, start, targets, circles, limits=limits)
+    bent = (start != theta).any(-1)
+    if bool(bent.any()):  # else the step itself is the proof
+        end = torch.where((~bent | certified_chord(arm, theta, end, circles))[:, None], end, start)
     for _ in range(layers - 1):
         on_the_way = certified_step(arm, on_the_way, targets, circles, limits=limits)
         clear = certified_chord(arm, theta, on_the_way, circles)

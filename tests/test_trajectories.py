@@ -157,6 +157,23 @@ def test_the_arm_stays_at_a_missing_target_and_goes_on_after_it():
     assert found.status.tolist() == [0] * 4 + [int(TrackStatus.INVALID_INPUT)] + [0] * 5
 
 
+@pytest.mark.parametrize("arm", [PlanarArm.unit(3), DUKA], ids=["both sides", "one side"])
+def test_a_stretched_arm_bends_for_a_target_on_its_line(arm):
+    line = arm.reach * torch.tensor([[0.0, 1.0], [0.0, 0.5]], dtype=torch.float64)
+    start = torch.tensor([math.pi / 2, 0.0, 0.0], dtype=torch.float64)
+    found = track(arm, start, line_path(line, 30), NOTHING, speed=0.2)
+    assert found.status[-1] == TrackStatus.REACHED
+    assert safe(arm, [], found, 0.2)
+
+
+def test_targets_of_any_size_leave_the_arm_safe():
+    far = torch.tensor([[1e300, 1.0], [1e-300, 0.0], [0.0, 0.0], [-1e8, 1e8]], dtype=torch.float64)
+    start = torch.tensor([1.5, -1.0, 0.0], dtype=torch.float64)
+    found = track(DUKA, start, far, CIRCLES, speed=0.1)
+    assert safe(DUKA, SCENE, found, 0.1)
+    assert found.status[[0, 3]].tolist() == [TrackStatus.OUT_OF_REACH] * 2
+
+
 def test_an_arm_held_by_a_circle_waits_and_goes_on():
     """The target passes behind a circle that covers its way, and comes out again."""
     there = line_path(torch.tensor([[3.6, 3.6], [1.2, 4.0]], dtype=torch.float64), 40)
