@@ -13,6 +13,7 @@ from robotics.arm import PlanarArm
 from robotics.checks import finite_numbers, shown
 from robotics.cli_group import PATH, Commands, common, examples
 from robotics.cli_inputs import answer_rows, check_arm, held_out_targets, load_models
+from robotics.cli_track import track
 from robotics.dataset import IKDataset, make_dataset
 from robotics.dataset_config import DatasetConfig
 from robotics.explain import explain
@@ -37,6 +38,9 @@ def main() -> None:
     """
     # Batches of problems this small gain nothing from more threads, and lose where the cores are shared.
     torch.set_num_threads(1)
+
+
+main.add_command(track)
 
 
 @main.command(epilog=examples("demo --out runs/demo", "demo --quick --out runs/quick --seed 1"))

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from implicit_layers import QPProblem, QPSolution, SolverWarning, SolveStatus, solve_qp
 from robotics.arm import PlanarArm
-from robotics.ik_qp import MARGIN, build_step, certified_fraction, clearance_rows, remainder
+from robotics.ik_qp import (
+    MARGIN,
+    ClearanceRows,
+    build_step,
+    certified_fraction,
+    clearance_rows,
+    remainder,
+    task_error,
+    tip_curvature,
+)
 from robotics.obstacles import Circles
 
+CHORD_PIECES = 8  # most parts of a straight path that are proved one after the other
+SADDLE_BEND = 1e-4  # [rad]: certified steps make it about ten times as large, each
 ESCAPE_LAYERS = 6
 ESCAPE_MARGIN = 1e-3  # of reach: a start that leaves a circle keeps this far off, so that it ends strictly outside
 ESCAPE_WEIGHT = 10.0
 
 
-def certified_step(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, curvature: bool = False) -> Tensor:
+def certified_step(
+    arm: PlanarArm,
+    theta: Tensor,
+    targets: Tensor,
+    circles: Circles,
+    curvature: bool = False,
+    limits: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Take one step of rows (C): solve without remainder, again with that step's remainder, then shorten.
 
     Args:
@@ -26,23 +45,73 @@ def certified_step(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circ
         targets: `(*batch, 2|3)` [m, m, rad].
         circles: the scene, shared or one per posture.
         curvature: see `build_step`; to get as near as can be to a target that cannot be reached.
+        limits: see `build_step`; theta must be inside them.
 
     Returns:
         Joint angles `(*batch, n)` inside the limits; the whole straight path to them is clear of the circles.
     """
     rows = clearance_rows(arm, theta, circles)
-    step, _ = _solve(build_step(arm, theta, targets, rows, curvature=curvature))
+    build = partial(build_step, arm, theta, targets, rows, curvature=curvature, limits=limits)
+    step, _ = _solve(build())
     if circles.radii.shape[-1]:
-        again, solved = _solve(build_step(arm, theta, targets, rows, remainder(arm, step, rows), curvature=curvature))
+        again, solved = _solve(build(remainder(arm, step, rows)))
         # With the remainder the rows may have no point in common; the first step, shortened, stands then.
         step = torch.where(solved[..., None], again, step)
-    lower, upper = arm.limits_tensor(theta)
+    lower, upper = arm.limits_tensor(theta) if limits is None else limits
     step = (theta + step).clamp(lower, upper) - theta  # before the certificate, which is of the step as taken
     if circles.radii.shape[-1]:
-        # In contact, round-off in a row must not stop the arm: a tenth of the margin is given up for that.
-        allowed = rows._replace(gap=rows.gap + 0.1 * MARGIN)
-        step = step * certified_fraction(arm, step, allowed)
+        step = step * _certified(arm, step, rows)
     return (theta + step).clamp(lower, upper)
+
+
+def leave_saddle(
+    arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, limits: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Bend postures a little where the tip error has no slope but falls to both sides, as a stretched arm's can.
+
+    Towards the side where it falls more inside the limits; where the way there is not proved clear, the posture stays.
+    The arguments are those of `certified_step`.
+    """
+    J, error = arm.jacobian(theta) / arm.reach, task_error(arm, theta, targets)[..., :2]
+    slope = (J.mT @ error[..., None])[..., 0]
+    flat = (slope.norm(dim=-1) <= 1e-9 * error.norm(dim=-1)) & (error.norm(dim=-1) > SADDLE_BEND)
+    if not bool(flat.any()):
+        return theta
+    values, vectors = torch.linalg.eigh(J.mT @ J + tip_curvature(arm, theta, error))
+    bend = SADDLE_BEND * vectors[..., 0]
+    left, right = ((theta + side * bend).clamp(*limits) for side in (1, -1))
+    left_error, right_error = (task_error(arm, side, targets).norm(dim=-1) for side in (left, right))
+    bent = torch.where((left_error <= right_error)[..., None], left, right)
+    leaves = flat & (values[..., 0] < 0) & certified_chord(arm, theta, bent, circles)
+    return torch.where(leaves[..., None], bent, theta)
+
+
+def certified_chord(arm: PlanarArm, start: Tensor, end: Tensor, circles: Circles) -> Tensor:
+    """Return whether the whole straight joint-space path between two postures is proved clear, `(*batch,)`.
+
+    The rows (C) prove a first part of it; those of the posture there prove more, up to `CHORD_PIECES` parts.
+
+    Args:
+        arm: the arm, n links.
+        start: clear postures `(*batch, n)` [rad].
+        end: where the paths end, `(*batch, n)` [rad].
+        circles: the scene, shared or one per path.
+    """
+    proved = start.new_zeros(*start.shape[:-1], 1)
+    if not circles.radii.shape[-1]:
+        return proved[..., 0] == 0
+    for _ in range(CHORD_PIECES):
+        here = start + proved * (end - start)
+        fraction = _certified(arm, end - here, clearance_rows(arm, here, circles))
+        proved = torch.where(fraction == 1, 1.0, proved + fraction * (1 - proved))
+        if bool(((proved == 1) | (fraction == 0)).all()):
+            break
+    return proved[..., 0] == 1
+
+
+def _certified(arm: PlanarArm, step: Tensor, rows: ClearanceRows) -> Tensor:
+    """Return the certified part of a step; a tenth of the margin is given up, or in contact round-off would stop it."""
+    return certified_fraction(arm, step, rows._replace(gap=rows.gap + 0.1 * MARGIN))
 
 
 def soft_step(

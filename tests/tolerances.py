@@ -107,3 +107,7 @@ LOW_PRECISION = 1e-5
 
 X_NONLINEAR = 1e-8
 """w and its derivatives: the stopping residual 1e-10 times a condition of 100."""
+
+# --- estimation -----------------------------------------------------------------------------------
+TEXTBOOK = 1e-8
+"""States and likelihoods of a smoother against the textbook recursion: the promise of the programs, data of size 1."""

@@ -170,6 +170,7 @@ template <int LD> class SmallActiveSet {
         if (e.p > n) return false;
         for (int row = e.m; row < e.k; ++row)
             if (!enter(row, false)) return false;
+        pivots += int(count > 0 || warm_lam);  // as a factorisation of all of them at once
         if (!warm_lam) return true;
         for (int row = 0; row < e.total; ++row)
             if (!e.equality(row) && warm_lam[row] > 0 && d[row] < INF) enter(row, false);
@@ -242,7 +243,7 @@ template <int LD> class SmallActiveSet {
         see(row, count);
         for (int j = 0; j < LD; ++j) entering[j] = Z[count * LD + j];
         for (int drops = 0; drops <= most + 1; ++drops) {
-            pivots += 1;
+            pivots += int(watch);
             double t[LD];
             for (int i = 0; i < count; ++i) t[i] = column[W[i]];
             sum_rows<LD>(inverse_K, count, t, y);  // the others' answer to a unit of this row
