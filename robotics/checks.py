@@ -1,5 +1,6 @@
 """Checks of what comes from outside, with errors of one line that name the argument."""
 
+import importlib
 import math
 from collections.abc import Mapping
 from numbers import Real
@@ -39,3 +40,14 @@ def check_keys(name: str, data: object, required: set[str], optional: set[str]) 
         known = ", ".join(sorted(required | optional))
         raise ValueError(f"{name}: expected no other keys than {known}, found {shown(unknown[0])}")
     return data
+
+
+def require(module: str, package: str, extra: str) -> Any:
+    """Return an optional module, or raise ImportError that says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module}: expected the optional package {package}, found none; install it with "
+            f"pip install 'implicit-layers[{extra}]'"
+        ) from error

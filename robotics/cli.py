@@ -20,7 +20,7 @@ from robotics.explain import explain
 from robotics.files import FileError, read_scene, read_targets_csv, write_csv, write_json
 from robotics.joint_training import OPTIMIZERS, JointTrainingConfig, fit_joints
 from robotics.metrics import evaluate, table
-from robotics.models import MLP, MODELS, NETWORKS, IKStatus, build_model
+from robotics.models import BUILDS, MLP, MODELS, NETWORKS, IKStatus, build_model
 from robotics.obstacles import Circles
 from robotics.runs import load_run, read_metrics
 from robotics.solvers import Portfolio
@@ -84,7 +84,7 @@ def dataset(out: Path, seed: int, scene: Path | None, **choices: Any) -> None:
     )
 )
 @click.option("--data", type=PATH, required=True, help="Folder of a data set.")
-@click.option("--model", default="mlp", show_default=True, help=f"{', '.join(MODELS)}.")
+@click.option("--model", default="mlp", show_default=True, help=f"{', '.join((*MODELS, *BUILDS))}.")
 @click.option("--start", type=PATH, help="Run whose network's weights training starts from.")
 @click.option("--hidden", type=int, default=100, show_default=True, help="Width of the hidden layer.")
 @click.option("--network", default="plain", show_default=True, help=f"{', '.join(NETWORKS)}: kind of network.")

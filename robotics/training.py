@@ -12,7 +12,7 @@ from tqdm import tqdm
 from robotics.checks import shown
 from robotics.dataset import IKDataset
 from robotics.files import StrPath
-from robotics.models import MLPQP
+from robotics.models import MLP
 from robotics.obstacles import Circles
 from robotics.runs import COLUMNS, Model, save_checkpoint, save_run, write_metrics
 
@@ -131,7 +131,7 @@ def copy_network(model: Model, source: Model) -> None:
     Raises:
         ValueError: If the arms, the inputs or the sizes of the networks differ.
     """
-    target, start = (each.network if isinstance(each, MLPQP) else each for each in (model, source))
+    target, start = (each if isinstance(each, MLP) else each.network for each in (model, source))
     for name in ("arm", "inputs", "hidden", "kind"):
         expected, found = getattr(target, name), getattr(start, name)
         if expected != found:

@@ -860,7 +860,7 @@ def test_defaults_are_a_hundred_neurons_and_six_layers():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "lstm"}, "model: expected one of mlp, mlp-qp, mlp-qp-oneshot, found 'lstm'"),
+        ({"model": "lstm"}, "model: expected one of mlp, mlp-qp, mlp-qp-oneshot, optnet, optnet-cvxpy, found 'lstm'"),
         ({"model": None}, "model: .*None"),
         ({"inputs": "xyz"}, "inputs: expected one of xy, xytheta, found 'xyz'"),
         ({"hidden": 0}, "hidden: expected a positive integer, found 0"),

@@ -111,3 +111,7 @@ X_NONLINEAR = 1e-8
 # --- estimation -----------------------------------------------------------------------------------
 TEXTBOOK = 1e-8
 """States and likelihoods of a smoother against the textbook recursion: the promise of the programs, data of size 1."""
+
+# --- the one-shot model ---------------------------------------------------------------------------
+TWO_BUILDS = 1e-6
+"""The promise for outputs and gradients of two builds of one model (measured: 1e-11)."""

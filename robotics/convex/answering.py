@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
+from robotics.checks import require
 from robotics.convex.chain import Array
 from robotics.least_squares import levenberg_marquardt
 from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
 from robotics.obstacles import Circles
-from robotics.solvers.base import require
 
 NEWTON_STEPS = 20  # after the extraction: a program is solved to 1e-8 only, its angles near a straight elbow to 1e-4
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robotics.arm import PlanarArm
-from robotics.solvers.base import require
+from robotics.checks import require
 
 Array = npt.NDArray[np.float64]
 

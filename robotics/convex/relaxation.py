@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
+from robotics.checks import require
 from robotics.convex.answering import ConvexAnswer, answer_each, home, solved
 from robotics.convex.chain import Array, Chain, View
 from robotics.models.answer import IKAnswer
 from robotics.obstacles import Circles
-from robotics.solvers.base import check_count, require
+from robotics.solvers.base import check_count
 
 Monomial = tuple[int, ...]
 

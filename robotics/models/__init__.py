@@ -8,29 +8,44 @@ from robotics.checks import check_keys
 from robotics.models.answer import IKAnswer, IKStatus, check_answer
 from robotics.models.mlp import MLP, NETWORKS
 from robotics.models.mlp_qp import MLPQP
+from robotics.models.optnet import BUILDS, OptNetIK
 
 MODELS = ("mlp", "mlp-qp", "mlp-qp-oneshot")
 
 
-def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP:
+def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP | OptNetIK:
     """Build a model from what its `config()` returned.
 
     Args:
         arm: the arm.
-        config: `model` ("mlp", "mlp-qp" or "mlp-qp-oneshot"), `inputs`, `hidden`, `network` (a kind of `MLP`, "plain"
-            if left out), and `layers` for the last two.
+        config: `model` (one of `MODELS`, or of `BUILDS` of the learned program), `inputs`, `hidden`, `network` (a kind
+            of `MLP`, "plain" if left out), `layers` for "mlp-qp" and "mlp-qp-oneshot", `rows` and `equations` for the
+            learned program.
 
     Raises:
         ValueError: a key is unknown or missing, or its value is.
     """
-    check_keys("model", config, {"model", "inputs"}, {"hidden", "layers", "network"})
+    check_keys("model", config, {"model", "inputs"}, {"hidden", "layers", "network", "rows", "equations"})
     name = config["model"]
-    if name not in MODELS:
-        raise ValueError(f"model: expected one of {', '.join(MODELS)}, found {name!r}")
+    if name not in MODELS and name not in BUILDS:
+        raise ValueError(f"model: expected one of {', '.join((*MODELS, *BUILDS))}, found {name!r}")
     network = MLP(arm, config["inputs"], config.get("hidden", 100), config.get("network", "plain"))
     if name == "mlp":
         return network
+    if name in BUILDS:
+        return OptNetIK(network, config.get("rows", 4), config.get("equations", 1), BUILDS[name])
     return MLPQP(network, "sequential" if name == "mlp-qp" else "one-shot", config.get("layers", 6))
 
 
-__all__ = ["MLP", "MLPQP", "MODELS", "NETWORKS", "IKAnswer", "IKStatus", "build_model", "check_answer"]
+__all__ = [
+    "BUILDS",
+    "MLP",
+    "MLPQP",
+    "MODELS",
+    "NETWORKS",
+    "IKAnswer",
+    "IKStatus",
+    "OptNetIK",
+    "build_model",
+    "check_answer",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -69,17 +68,6 @@ def answer_with_restarts(
         better = error < least[left]
         best[left[better]], least[left[better]] = theta[better], error[better]
     return check_answer(arm, best, targets, circles, tolerance)
-
-
-def require(module: str, package: str, extra: str) -> Any:
-    """Return an optional module, or raise ImportError that says how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{module}: expected the optional package {package}, found none; install it with "
-            f"pip install 'implicit-layers[{extra}]'"
-        ) from error
 
 
 def check_count(name: str, value: object) -> None:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
+from robotics.checks import require
 from robotics.ik_qp import task_error
 from robotics.least_squares import task_jacobian
 from robotics.models.answer import IKAnswer
 from robotics.obstacles import Circles
-from robotics.solvers.base import answer_with_restarts, check_count, require
+from robotics.solvers.base import answer_with_restarts, check_count
 
 
 @final
