@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 REDUCED = {
     "bilevel.py": ["--quick"],
     "deq_digits.py": ["--quick"],
+    "optnet_ik.py": ["--steps", "2", "--batch", "4"],
     "regularisers.py": ["--quick"],
     "sudoku.py": ["--epochs", "2"],
 }

@@ -114,6 +114,16 @@ def test_a_missing_cvxpylayers_is_said_in_one_line_and_the_other_build_needs_non
     assert built("optnet")(targets_of(DUKA, 1)).isfinite().all()
 
 
+def test_both_builds_answer_alike_without_gradients_and_isolate_a_bad_target():
+    first, second = both()
+    targets = targets_of(DUKA, 4)
+    targets[1] = torch.nan
+    one, two = (model.answer(targets, NO_CIRCLES) for model in (first, second))
+    assert one.status.tolist() == two.status.tolist()
+    assert one.status[1] == IKStatus.INVALID_INPUT
+    assert torch.allclose(one.theta, two.theta, rtol=0, atol=TWO_BUILDS, equal_nan=True)
+
+
 # --- the model ------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from robotics.checks import require
 _MODULES = (("cvxpy", "cvxpy"), ("cvxpylayers.torch", "cvxpylayers"))
 # Interior points lose half the digits on the cone of the squared norm (1e-5); splitting has all of them. Dense: the
 # derivative's linear system is solved directly.
-SOLVER_ARGS = {"solve_method": "SCS", "eps_abs": 1e-12, "eps_rel": 1e-12, "max_iters": 100_000, "mode": "dense"}
+SOLVER_ARGS = {"solve_method": "SCS", "eps_abs": 1e-12, "eps_rel": 1e-12, "max_iters": 100_000}
 
 
 def solve_by_cvxpylayers(layer: OptNetLayer, q: Tensor) -> Tensor:
@@ -40,7 +40,9 @@ def solve_by_cvxpylayers(layer: OptNetLayer, q: Tensor) -> Tensor:
     values = [rows, torch.linalg.cholesky(L @ L.mT + layer.eps * eye).mT]
     values += [layer.G, layer.G @ layer.z0 + layer.s0] if layer.m else []
     values += [layer.A, layer.A @ layer.z0] if layer.p else []
-    x: Tensor = _program(layer.n, layer.m, layer.p)(*values, solver_args=SOLVER_ARGS)[0]
+    differentiated = torch.is_grad_enabled() and any(value.requires_grad for value in values)
+    args = {**SOLVER_ARGS, "mode": "dense"} if differentiated else SOLVER_ARGS  # else the solver gets it, and refuses
+    x: Tensor = _program(layer.n, layer.m, layer.p)(*values, solver_args=args)[0]
     return x.reshape(q.shape)
 
 

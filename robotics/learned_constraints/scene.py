@@ -1,0 +1,78 @@
+"""A learned scene: how sure it is, and how much larger it must be before anything is called safe."""
+
+from __future__ import annotations
+
+import math
+from enum import IntEnum
+from typing import NamedTuple
+
+from torch import Tensor
+
+from robotics.learned_constraints.shapes import CIRCLES, Shape, circles_of
+from robotics.obstacles import Circles
+
+CONFIDENCE = 0.95
+
+
+class FitStatus(IntEnum):
+    """Whether the demonstrations determine an obstacle."""
+
+    IDENTIFIED = 0
+    NOT_ACTIVE = 1
+    NOT_DETERMINED = 2
+    NOT_FITTED = 3
+
+    @property
+    def advice(self) -> str:
+        """One line: what it means."""
+        return {
+            FitStatus.IDENTIFIED: "steps that it stopped determine it",
+            FitStatus.NOT_ACTIVE: "it stopped too few of the steps to show where it is; demonstrate nearer to it",
+            FitStatus.NOT_DETERMINED: "the steps that it stopped leave a direction free; demonstrate from other sides",
+            FitStatus.NOT_FITTED: "the residual is above the tolerance; more obstacles, another shape, or noise",
+        }[self]
+
+
+class LearnedScene(NamedTuple):
+    """Obstacles as the demonstrations tell them.
+
+    Attributes:
+        shape: their kind.
+        numbers: `(k, size)`, as the shape takes them.
+        status: `FitStatus` of each obstacle, `(k,)`.
+        active: the obstacle that stopped each demonstration, -1 where none did, -2 where it was left out, `(N,)`.
+        residual: root mean square of the difference of steps on the training part [rad].
+        margin: distance [m] by which obstacles must grow for no held-out demonstration to show one larger; infinite
+            without held-out ones that are active.
+        held_out: number of held-out demonstrations that are active, m.
+        miss_rate: with confidence 95 %, a further active demonstration shows an obstacle beyond the margin at most so
+            often: `1 - 0.05^(1/m)`, whatever the distribution, if it is that of the held-out ones.
+    """
+
+    shape: Shape
+    numbers: Tensor
+    status: Tensor
+    active: Tensor
+    residual: float
+    margin: float
+    held_out: int
+    miss_rate: float
+
+    def enlarged(self) -> Tensor:
+        """Return the numbers with the margin added: the scene to solve with.
+
+        Raises:
+            ValueError: an obstacle is not identified, or no margin could be set: nothing is called safe then.
+        """
+        for index, status in enumerate(self.status.tolist()):
+            if status != FitStatus.IDENTIFIED:
+                raise ValueError(f"{self.shape.name} {index}: {FitStatus(status).name}, {FitStatus(status).advice}")
+        if not math.isfinite(self.margin):
+            raise ValueError("margin: expected active demonstrations among the held-out ones, found none")
+        return self.shape.enlarge(self.numbers, self.margin)
+
+    def circles(self) -> Circles:
+        """Return the circles to solve with, enlarged by the margin; ValueError as from `enlarged`."""
+        if self.shape.name != CIRCLES.name:
+            raise ValueError(f"circles: expected a scene of circles, found one of the shape {self.shape.name}")
+        return circles_of(self.enlarged())
