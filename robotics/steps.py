@@ -202,9 +202,12 @@ def escape(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles) -> 
     """Lead postures that touch a circle out of it, by softened steps; leave the others alone."""
     if not circles.radii.shape[-1]:
         return theta
+    inside: tuple[Tensor, ...] | None = None
     for _ in range(ESCAPE_LAYERS):
-        clearance = circles.clearance(arm.points(theta.detach()), arm.link_radius)
-        inside = (clearance < MARGIN * arm.reach).nonzero(as_tuple=True)
+        here = theta if inside is None else theta[inside]
+        scene = circles if inside is None else circles.pick(inside)
+        touches = scene.clearance(arm.points(here.detach()), arm.link_radius) < MARGIN * arm.reach
+        inside = touches.nonzero(as_tuple=True) if inside is None else tuple(index[touches] for index in inside)
         if not inside[0].numel():
             break
         left = soft_step(arm, theta[inside], targets[inside], circles.pick(inside), ESCAPE_MARGIN)
