@@ -48,22 +48,19 @@ def damped_step(arm: PlanarArm, theta: Tensor, targets: Tensor) -> Tensor:
     """
     e = task_error(arm, theta, targets)
     mu = 0.1 * e.square().sum(-1) + DAMPING
-    J = list((arm.jacobian(theta) / arm.reach).unbind(-2))
+    J = arm.jacobian(theta).movedim((-2, -1), (0, 1)) / arm.reach  # the batch last, as in memory
     if targets.shape[-1] == 3:
-        J.append(torch.ones_like(J[0]))
-    errors, root = e.unbind(-1), mu.sqrt()
-    zero = torch.zeros_like(root)
-    basis: list[tuple[Tensor, Tensor]] = []  # orthogonal rows, and 1/|row|²
-    step = torch.zeros_like(theta)
-    for i, row in enumerate(J):
-        # The minimum-norm solution of [J, sqrt(mu) I] z = -e is built from one orthogonal row after the other.
-        damping = torch.stack([root if j == i else zero for j in range(len(J))], -1)
-        long = torch.cat((row, damping), -1)
+        J = torch.cat((J, torch.ones_like(J[:1])))
+    eye = torch.eye(len(J), dtype=theta.dtype, device=theta.device).reshape(len(J), len(J), *(1,) * mu.ndim)
+    rows = torch.cat((J, mu.sqrt() * eye), 1)
+    # The shortest z with [J, sqrt(mu) I] z = -e, of which dtheta is the first part, one row after the other.
+    z = torch.zeros_like(rows[0])
+    basis: list[tuple[Tensor, Tensor]] = []
+    for row, error in zip(rows, e.unbind(-1), strict=True):
+        across = row
         for other, inverse in basis:
-            long = long - ((long * other).sum(-1) * inverse)[..., None] * other
-        basis.append((long, 1 / long.square().sum(-1)))
-    z = torch.zeros_like(basis[0][0])
-    for i, (long, inverse) in enumerate(basis):
-        whole = torch.cat((J[i], torch.stack([root if j == i else zero for j in range(len(J))], -1)), -1)
-        z = z - ((errors[i] + (whole * z).sum(-1)) * inverse)[..., None] * long
-    return step + z[..., : arm.num_links]
+            across = across - (across * other).sum(0) * inverse * other
+        inverse = 1 / across.square().sum(0)
+        z = z - (error + (row * z).sum(0)) * inverse * across
+        basis.append((across, inverse))
+    return z[: arm.num_links].movedim(0, -1)
