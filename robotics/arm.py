@@ -20,7 +20,7 @@ def wrap_angle(angle: Tensor) -> Tensor:
 
 def quarter_turn(vector: Tensor) -> Tensor:
     """Rotate vectors of shape (..., 2) by +90°: (x, y) becomes (-y, x)."""
-    return torch.stack((-vector[..., 1], vector[..., 0]), dim=-1)
+    return torch.stack((-vector[..., 1], vector[..., 0])).movedim(0, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +114,12 @@ class PlanarArm:
             World positions (*batch, n+1, 2) [m]; the first is the origin.
         """
         self._check_last_dimension("theta", theta, self.num_links)
-        phi = theta.cumsum(-1)
-        lengths = torch.tensor(self.lengths, dtype=theta.dtype, device=theta.device)
-        links = lengths[:, None] * torch.stack((phi.cos(), phi.sin()), dim=-1)
-        return torch.cat((torch.zeros_like(links[..., :1, :]), links.cumsum(-2)), dim=-2)
+        # In memory the batch comes last: sums over coordinates and links then run through whole registers.
+        phi = theta.movedim(-1, 0).cumsum(0)
+        lengths = torch.tensor(self.lengths, dtype=theta.dtype, device=theta.device).reshape(-1, *(1,) * (phi.ndim - 1))
+        links = lengths * torch.stack((phi.cos(), phi.sin()))
+        points = torch.cat((torch.zeros_like(links[:, :1]), links.cumsum(1)), 1)
+        return points.movedim((0, 1), (-1, -2))
 
     def tip(self, theta: Tensor) -> Tensor:
         """Return the tip p_n, (*batch, 2) [m], for joint angles (*batch, n) [rad]."""

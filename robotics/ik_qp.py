@@ -21,6 +21,7 @@ from implicit_layers import QPProblem
 from robotics.arm import PlanarArm, wrap_angle
 from robotics.obstacles import Circles
 
+DAMPING = 1e-8  # least weight of the square of the step beside that of the task error
 TRUST = 0.5  # largest change of an absolute link angle in one step [rad]
 MARGIN = 1e-8  # kept to circles, in reach: ten times the QP's tolerance, or round-off would break the certificate
 
@@ -161,7 +162,7 @@ def build_step(
     J, e = arm.jacobian(theta) / arm.reach, task_error(arm, theta, targets)
     if targets.shape[-1] == 3:
         J = torch.cat((J, torch.ones_like(J[..., :1, :])), -2)
-    mu = 0.1 * e.square().sum(-1) + 1e-8
+    mu = 0.1 * e.square().sum(-1) + DAMPING
     eye = torch.eye(n, dtype=theta.dtype, device=theta.device)
     P = J.mT @ J + mu[..., None, None] * eye
     if curvature:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.arm import quarter_turn
 from robotics.checks import check_keys, finite_numbers, shown
 
 
@@ -28,6 +27,18 @@ class Witness(NamedTuple):
     distance: Tensor
     normal: Tensor
     clearance: Tensor
+
+
+class _Nearest(NamedTuple):
+    """What a witness is made of, coordinates apart, each `(*batch, n, k)`, of the link `(*batch, n, 1)`."""
+
+    t: Tensor
+    point: tuple[Tensor, Tensor]
+    away: tuple[Tensor, Tensor]
+    link: tuple[Tensor, Tensor]
+    length2: Tensor
+    distance: Tensor
+    touching: Tensor
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: tensors have no single truth value to compare by
@@ -64,20 +75,15 @@ class Circles:
             In the points, the centres and the radii, through t too: the normal moves with the closest
             point, and a detached t makes its gradient wrong. Where D = 0 the gradient of D is zero.
         """
-        _check_points(points)
-        centers, radii = self._like(points)
-        centers = centers[..., None, :, :]
-        start = points[..., :-1, None, :]
-        link = points[..., 1:, None, :] - start
-        length2 = link.square().sum(-1).clamp(min=torch.finfo(points.dtype).tiny)
-        t = (((centers - start) * link).sum(-1) / length2).clamp(0, 1)
-        point = start + t[..., None] * link
-        distance, touching = _safe_norm(point - centers, start.abs() + link.abs())
-        left_normal = quarter_turn(link) / length2.sqrt()[..., None]
-        away = (point - centers) / torch.where(touching, 1.0, distance)[..., None]
-        normal = torch.where(touching[..., None], left_normal, away)
-        clearance = distance - radii[..., None, :] - link_radius
-        return Witness(t, point, distance, normal, clearance)
+        near = self._nearest(points)
+        inverse = 1.0 / torch.where(near.touching, 1.0, near.distance)
+        (lx, ly), (vx, vy), unit = near.link, near.away, 1.0 / near.length2.sqrt()
+        normal = (
+            torch.where(near.touching, -ly * unit, vx * inverse),
+            torch.where(near.touching, lx * unit, vy * inverse),
+        )
+        clearance = near.distance - self._like(points)[1][..., None, :] - link_radius
+        return Witness(near.t, _join(near.point), near.distance, _join(normal), clearance)
 
     def link_clearance(self, points: Tensor, link_radius: float = 0.0) -> Tensor:
         """Return the signed clearance of every link to every circle.
@@ -89,7 +95,23 @@ class Circles:
         Returns:
             (*batch, n, k) [m]; negative in penetration.
         """
-        return self.witness(points, link_radius).clearance
+        return self._nearest(points).distance - self._like(points)[1][..., None, :] - link_radius
+
+    def _nearest(self, points: Tensor) -> "_Nearest":
+        _check_points(points)
+        # Coordinates apart, and the batch last in memory as in `PlanarArm.points`: whole registers are filled.
+        centers = self._like(points)[0].movedim((-1, -2), (0, 1)).contiguous().movedim(1, -1)
+        cx, cy = (center[..., None, :] for center in centers)
+        x, y = points.unbind(-1)
+        ax, ay = x[..., :-1, None], y[..., :-1, None]
+        lx, ly = x[..., 1:, None] - ax, y[..., 1:, None] - ay
+        length2 = (lx * lx + ly * ly).clamp(min=torch.finfo(points.dtype).tiny)
+        t = (((cx - ax) * lx + (cy - ay) * ly) / length2).clamp(0, 1)
+        px, py = ax + t * lx, ay + t * ly
+        vx, vy = px - cx, py - cy
+        scale = torch.maximum(ax.abs() + lx.abs(), ay.abs() + ly.abs())
+        distance, touching = _safe_root(vx * vx + vy * vy, scale)
+        return _Nearest(t, (px, py), (vx, vy), (lx, ly), length2, distance, touching)
 
     def clearance(self, points: Tensor, link_radius: float = 0.0) -> Tensor:
         """Return the least clearance over links and circles, (*batch,) [m]; +inf without circles."""
@@ -154,10 +176,17 @@ def _safe_norm(vector: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
     There the norm is set to zero, with a zero slope instead of an undefined one.
     """
-    length2 = vector.square().sum(-1)
-    round_off = 8 * torch.finfo(vector.dtype).eps * scale.amax(-1)
+    return _safe_root(vector.square().sum(-1), scale.amax(-1))
+
+
+def _safe_root(length2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    round_off = 8 * torch.finfo(length2.dtype).eps * scale
     zero = length2 <= round_off.square()  # False for NaN, which must come out as NaN
     return torch.where(zero, 0.0, torch.where(zero, 1.0, length2).sqrt()), zero
+
+
+def _join(coordinates: tuple[Tensor, Tensor]) -> Tensor:
+    return torch.stack(coordinates).movedim(0, -1)
 
 
 def _minimum(clearance: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from robotics.arm import PlanarArm
 from robotics.ik_qp import task_error
 from robotics.models.answer import is_safe
 from robotics.obstacles import Circles
-from robotics.steps import certified_step, escape
+from robotics.steps import certified_step, certified_steps, escape
 
 REACHED = 1e-9  # of reach, or rad: certified steps converge quadratically, to round-off, where they do
 STEPS = 30
@@ -64,8 +66,7 @@ def closest_postures(
     scene = circles if circles.radii.ndim == 1 else circles.pick(torch.arange(len(targets)).repeat_interleave(count))
     aim, theta = targets.repeat_interleave(count, 0), several.repeat(len(targets), 1)
     theta = escape(arm, theta, aim, scene)
-    for _ in range(STEPS):
-        theta = certified_step(arm, theta, aim, scene)
+    theta = certified_steps(theta, aim, scene, STEPS, partial(certified_step, arm))
     error = task_error(arm, theta, aim).norm(dim=-1)
     error = torch.where(is_safe(arm, theta, scene), error, torch.inf).reshape(-1, count)
     least, best = error.min(-1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from implicit_layers import QPProblem, QPSolution, SolverWarning, SolveStatus, solve_qp
 from robotics.arm import PlanarArm
+from robotics.free_step import free_step
 from robotics.ik_qp import (
     MARGIN,
     ClearanceRows,
@@ -22,6 +23,7 @@ from robotics.ik_qp import (
 )
 from robotics.obstacles import Circles
 
+STILL = 1e-14  # [rad]: the largest change of a joint angle of a step that leads nowhere
 CHORD_PIECES = 8  # most parts of a straight path that are proved one after the other
 SADDLE_BEND = 1e-4  # [rad]: certified steps make it about ten times as large, each
 ESCAPE_LAYERS = 6
@@ -39,6 +41,8 @@ def certified_step(
 ) -> Tensor:
     """Take one step of rows (C): solve without remainder, again with that step's remainder, then shorten.
 
+    Where the minimiser without any row keeps all of them it is the solution of both programs, and none is solved.
+
     Args:
         arm: the arm, n links.
         theta: clear postures inside the limits, `(*batch, n)` [rad].
@@ -50,18 +54,88 @@ def certified_step(
     Returns:
         Joint angles `(*batch, n)` inside the limits; the whole straight path to them is clear of the circles.
     """
+    batch = theta.shape[:-1]
+    if curvature or not batch or targets.shape[:-1] != batch or circles.radii.shape[:-1] not in ((), batch):
+        return _step_by_programs(arm, theta, targets, circles, curvature, limits)
+    step, holds = free_step(arm, theta, targets, circles, limits)
+    bound = (~holds).nonzero(as_tuple=True)
+    if not bound[0].numel():
+        return theta + step
+    inside = None if limits is None else (limits[0][bound], limits[1][bound])
+    end = _step_by_programs(arm, theta[bound], targets[bound], circles.pick(bound), False, inside)
+    return torch.where(holds[..., None], theta + step, theta).index_put(bound, end)
+
+
+def certified_steps(
+    theta: Tensor, targets: Tensor, circles: Circles, layers: int, take: Callable[[Tensor, Tensor, Circles], Tensor]
+) -> Tensor:
+    """Take several steps, each from where the last one ended; without a gradient, finished elements stay.
+
+    Finished is who moved by less than `STILL`, from rest to rest: further steps would do the same, up to round-off.
+
+    Args:
+        theta: `(*batch, n)` [rad].
+        targets: `(*batch, 2|3)`.
+        circles: the scene, shared or one per posture.
+        layers: number of steps.
+        take: one step, as `certified_step` takes it.
+    """
+    moving: tuple[Tensor, ...] | None = None
+    for layer in range(layers):
+        if moving is None:
+            here, end = theta, take(theta, targets, circles)
+            theta = end
+        else:
+            here = theta[moving]
+            end = take(here, targets[moving], circles.pick(moving))
+            theta = theta.index_put(moving, end)
+        if layer + 1 < layers and not torch.is_grad_enabled() and theta.ndim > 1:
+            moves = ~((end - here).abs().amax(-1) <= STILL)  # a NaN goes on
+            moving = moves.nonzero(as_tuple=True) if moving is None else tuple(index[moves] for index in moving)
+            if not moving[0].numel():
+                break
+    return theta
+
+
+def _step_by_programs(
+    arm: PlanarArm,
+    theta: Tensor,
+    targets: Tensor,
+    circles: Circles,
+    curvature: bool,
+    limits: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Take a certified step by its two programs; see `certified_step` for the arguments."""
     rows = clearance_rows(arm, theta, circles)
-    build = partial(build_step, arm, theta, targets, rows, curvature=curvature, limits=limits)
-    step, _ = _solve(build())
-    if circles.radii.shape[-1]:
-        again, solved = _solve(build(remainder(arm, step, rows)))
-        # With the remainder the rows may have no point in common; the first step, shortened, stands then.
-        step = torch.where(solved[..., None], again, step)
+    problem = build_step(arm, theta, targets, rows, curvature=curvature, limits=limits)
+    step, _ = _solve(problem)
     lower, upper = arm.limits_tensor(theta) if limits is None else limits
+    if not circles.radii.shape[-1]:
+        return (theta + step).clamp(lower, upper)
+    step = _with_remainder(arm, step, rows, problem)
     step = (theta + step).clamp(lower, upper) - theta  # before the certificate, which is of the step as taken
-    if circles.radii.shape[-1]:
-        step = step * _certified(arm, step, rows)
-    return (theta + step).clamp(lower, upper)
+    return (theta + step * _certified(arm, step, rows)).clamp(lower, upper)
+
+
+def _with_remainder(arm: PlanarArm, step: Tensor, rows: ClearanceRows, problem: QPProblem) -> Tensor:
+    """Solve again with the remainder of the first program's step, where that step does not keep those rows too.
+
+    Where it does it is the solution: the second program has the same cost and fewer feasible points.
+    """
+    rem = remainder(arm, step, rows)
+    kept = (rows.gap.clamp(min=0) + (rows.slope @ step[..., None])[..., 0] >= rem).all(-1)
+    if bool(kept.all()):
+        return step
+    n = arm.num_links
+    tight = torch.cat((problem.h[..., : 2 * n], problem.h[..., 2 * n :] - rem), -1)  # type: ignore[index]
+    if not kept.ndim:
+        again, solved = _solve(problem._replace(h=tight))
+        return torch.where(solved[..., None], again, step)
+    where = (~kept).nonzero(as_tuple=True)
+    left = QPProblem(*(None if part is None else part[where] for part in problem._replace(h=tight)))  # type: ignore[arg-type]
+    again, solved = _solve(left)
+    # With the remainder the rows may have no point in common; the first step, shortened, stands then.
+    return step.index_put(where, torch.where(solved[..., None], again, step[where]))
 
 
 def leave_saddle(
@@ -128,9 +202,12 @@ def escape(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles) -> 
     """Lead postures that touch a circle out of it, by softened steps; leave the others alone."""
     if not circles.radii.shape[-1]:
         return theta
+    inside: tuple[Tensor, ...] | None = None
     for _ in range(ESCAPE_LAYERS):
-        clearance = circles.clearance(arm.points(theta.detach()), arm.link_radius)
-        inside = (clearance < MARGIN * arm.reach).nonzero(as_tuple=True)
+        here = theta if inside is None else theta[inside]
+        scene = circles if inside is None else circles.pick(inside)
+        touches = scene.clearance(arm.points(here.detach()), arm.link_radius) < MARGIN * arm.reach
+        inside = touches.nonzero(as_tuple=True) if inside is None else tuple(index[touches] for index in inside)
         if not inside[0].numel():
             break
         left = soft_step(arm, theta[inside], targets[inside], circles.pick(inside), ESCAPE_MARGIN)

@@ -13,7 +13,7 @@ from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach
 from robotics.models.mlp import INPUTS, MLP
 from robotics.obstacles import Circles
 from robotics.starts import diverse_starts
-from robotics.steps import certified_step, escape, soft_step
+from robotics.steps import certified_step, certified_steps, escape, soft_step
 
 MODES = ("one-shot", "sequential")
 TRAINED_LAYERS = 2  # the gradient passes through so many layers: after more, the tip error is too small to teach
@@ -117,9 +117,7 @@ class MLPQP(nn.Module):
         if self.mode == "one-shot":
             return soft_step(self.arm, theta, targets, circles, MARGIN)
         theta = escape(self.arm, theta, targets, circles)
-        for _ in range(layers):
-            theta = self._certified_step(theta, targets, circles)
-        return theta
+        return certified_steps(theta, targets, circles, layers, self._certified_step)
 
     def _certified_step(self, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
         return certified_step(self.arm, theta, targets, circles)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -17,7 +18,7 @@ from robotics.obstacles import Circles
 from robotics.search import find_postures
 from robotics.solvers.base import Solver, check_count
 from robotics.starts import diverse_starts
-from robotics.steps import certified_step, escape, soft_step
+from robotics.steps import certified_step, certified_steps, escape, soft_step
 
 FIRST_WEIGHT = 0.01  # of the slacks, doubled at every soft step: at first a circle hardly hinders
 FINISH = 2  # certified steps after the soft ones
@@ -120,9 +121,7 @@ class Portfolio:
         for k in range(self.layers - certified if stage != Stage.CERTIFIED else 0):
             theta = soft_step(self.arm, theta, targets, circles, MARGIN, FIRST_WEIGHT * 2.0**k)
         theta = escape(self.arm, theta, targets, circles)
-        for _ in range(certified):
-            theta = certified_step(self.arm, theta, targets, circles)
-        return theta
+        return certified_steps(theta, targets, circles, certified, partial(certified_step, self.arm))
 
     def _ask_oracle(self, left: Tensor, aim: Tensor, circles: Circles, theta: Tensor, stage: Tensor) -> Tensor:
         """Fill in the oracle's postures; return the indices of targets that it has proved infeasible."""
