@@ -47,7 +47,7 @@ def plot_workspace(path: StrPath, dataset: IKDataset) -> Path:
     _workspace_axes(axes, config.arm, f"Workspace: tips of {config.sampling} samples, {config.removal} removal")
     axes.set_ylabel("y [m]")
     figure.legend(loc="outside lower center", ncols=3, markerscale=3, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_losses(path: StrPath, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Path:
@@ -71,7 +71,7 @@ def plot_losses(path: StrPath, histories: Mapping[str, Sequence[Mapping[str, flo
     panels[0].set_ylabel("loss")
     panels[0].legend(frameon=False)
     figure.suptitle("Training: the loss of each model")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_arms(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor, answers: Mapping[str, Tensor]) -> Path:
@@ -108,7 +108,7 @@ def plot_arms(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor, 
     panels[0].plot([], [], label="arm that collides or is beyond a limit", color="black", **_UNSAFE)
     figure.suptitle(f"Answers to the same {len(targets)} targets")
     figure.legend(loc="outside lower center", ncols=3 if len(answers) > 1 else 1, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_errors(
@@ -144,7 +144,7 @@ def plot_errors(
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _draw_circles(axes: Any, circles: Circles, label: str | None = None) -> None:
@@ -166,7 +166,8 @@ def _workspace_axes(axes: Any, arm: PlanarArm, title: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _save(figure: Figure, path: StrPath) -> Path:
+def save(figure: Figure, path: StrPath) -> Path:
+    """Write a figure as PNG, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     write_bytes(path, buffer.getvalue())
