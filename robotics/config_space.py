@@ -13,12 +13,16 @@ from robotics import oracle
 from robotics.arm import PlanarArm
 from robotics.models.answer import is_safe
 from robotics.obstacles import Circles
+from robotics.steps import certified_step
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int8]
 
 OUT_OF_REACH, BLOCKED, FREE = 0, 1, 2
-SAMPLES = 400_000  # postures of arms whose reachable set has no closed form
+SAMPLES = 20_000  # postures, of which the one with its tip nearest to a target is the start towards it
+TRIES = 3  # each with postures of its own, for what the steps did not get to
+STEPS = 12
+REACHED = 1e-3  # of reach
 _COARSE = 64  # cells along a side, before those at an edge are halved
 
 
@@ -29,7 +33,8 @@ class Reachable(NamedTuple):
         x: Middles of the cells, (m,) [m]; the same along y.
         kind: (m, m), rows along y: FREE; BLOCKED, where the limits allow some posture but the circles none; else
             OUT_OF_REACH.
-        exact: Whether the oracle has judged the cells' middles; else they hold the tips of random postures.
+        exact: Whether the oracle has judged the cells' middles; else certified steps have, and a cell that they do
+            not get to may be reachable all the same.
     """
 
     x: FloatArray
@@ -37,29 +42,18 @@ class Reachable(NamedTuple):
     exact: bool
 
 
-def reachable_set(arm: PlanarArm, circles: Circles, halvings: int = 3, samples: int = SAMPLES) -> Reachable:
+def reachable_set(arm: PlanarArm, circles: Circles, halvings: int = 2) -> Reachable:
     """Return where the tip can be, cell by cell.
 
-    For three links the oracle judges the middles of 64 x 64 cells, then of the halves of those at an edge, again and
-    again: parts thinner than a coarse cell may be missed. For other arms many random postures are counted.
+    The middles of 64 x 64 cells are judged, then of the halves of those at an edge, again and again: parts thinner
+    than a coarse cell may be missed. For three links the oracle judges; for other arms certified steps from the
+    nearest of many random postures do.
 
     Args:
         arm: the arm, n links.
         circles: one scene.
         halvings: how often cells are halved.
-        samples: number of random postures.
     """
-    if arm.num_links == 3:
-        return _by_oracle(arm, circles, halvings)
-    return _by_sampling(arm, circles, samples)
-
-
-def _middles(arm: PlanarArm, cells: int) -> FloatArray:
-    bound = 1.02 * arm.reach
-    return (np.arange(cells) + 0.5) * (2 * bound / cells) - bound
-
-
-def _by_oracle(arm: PlanarArm, circles: Circles, halvings: int) -> Reachable:
     cells = _COARSE
     kind = np.zeros((cells, cells), dtype=np.int8)
     todo = np.ones_like(kind, dtype=bool)
@@ -68,22 +62,46 @@ def _by_oracle(arm: PlanarArm, circles: Circles, halvings: int) -> Reachable:
             cells *= 2
             todo = _at_an_edge(kind).repeat(2, 0).repeat(2, 1)
             kind = kind.repeat(2, 0).repeat(2, 1)
-        x = _middles(arm, cells)
+        bound = 1.02 * arm.reach
+        x = (np.arange(cells) + 0.5) * (2 * bound / cells) - bound
         rows, columns = todo.nonzero()
         kind[rows, columns] = _judge(arm, circles, torch.from_numpy(np.stack((x[columns], x[rows]), -1)))
-    return Reachable(x, kind, True)
+    return Reachable(x, kind, arm.num_links == 3)
 
 
 def _judge(arm: PlanarArm, circles: Circles, targets: Tensor) -> IntArray:
     kind = np.zeros(len(targets), dtype=np.int8)
-    near = (targets.norm(dim=-1) <= arm.reach).nonzero()[:, 0]
-    nothing = Circles.from_json({"circles": []})
-    for scene, what in ((nothing, BLOCKED), (circles, FREE)):
-        if len(near):
-            verdict = oracle.solve(arm, targets[near], scene).verdict
-            near = near[verdict == oracle.Verdict.FEASIBLE]
-            kind[near.numpy()] = what
+    left = (targets.norm(dim=-1) <= arm.reach).nonzero()[:, 0]
+    # What is reached among the circles is reached without them, so the others alone are asked about again.
+    for scene, what in ((circles, FREE), (Circles.from_json({"circles": []}), BLOCKED)):
+        if len(left):
+            if arm.num_links == 3:
+                reached = oracle.solve(arm, targets[left], scene).verdict == oracle.Verdict.FEASIBLE
+            else:
+                reached = _by_steps(arm, targets[left], scene)
+            kind[left[reached].numpy()] = what
+            left = left[~reached]
     return kind
+
+
+def _by_steps(arm: PlanarArm, targets: Tensor, circles: Circles) -> Tensor:
+    reached = torch.zeros(len(targets), dtype=torch.bool)
+    for seed in range(TRIES):
+        postures = arm.sample(SAMPLES, torch.Generator().manual_seed(seed))
+        postures = postures[is_safe(arm, postures, circles)]
+        left = (~reached).nonzero()[:, 0]
+        if not (len(postures) and len(left)):
+            break
+        tips = arm.tip(postures)
+        theta = postures[torch.cat([torch.cdist(part, tips).argmin(-1) for part in targets[left].split(512)])]
+        for _ in range(STEPS):
+            if not len(left):
+                break
+            theta = certified_step(arm, theta, targets[left], circles)
+            near = (arm.tip(theta) - targets[left]).norm(dim=-1) <= REACHED * arm.reach
+            reached[left[near & is_safe(arm, theta, circles)]] = True
+            theta, left = theta[~near], left[~near]
+    return reached
 
 
 def _at_an_edge(kind: IntArray) -> npt.NDArray[np.bool_]:
@@ -92,20 +110,6 @@ def _at_an_edge(kind: IntArray) -> npt.NDArray[np.bool_]:
     m = len(kind)
     shifted = [around[i : i + m, j : j + m] for i in range(3) for j in range(3)]
     return np.any([other != kind for other in shifted], axis=0)
-
-
-def _by_sampling(arm: PlanarArm, circles: Circles, samples: int) -> Reachable:
-    theta = arm.sample(samples, torch.Generator().manual_seed(0))
-    cells = 2 * _COARSE
-    bound = 1.02 * arm.reach
-    edges = np.linspace(-bound, bound, cells + 1)
-    kind = np.full((cells, cells), OUT_OF_REACH, dtype=np.int8)
-    tips = arm.tip(theta)
-    for chosen, what in ((tips, BLOCKED), (tips[is_safe(arm, theta, circles)], FREE)):
-        x, y = chosen.numpy().T
-        count, _, _ = np.histogram2d(y, x, bins=(edges, edges))
-        kind[count > 0] = what
-    return Reachable(_middles(arm, cells), kind, False)
 
 
 class Slice(NamedTuple):

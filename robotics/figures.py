@@ -81,7 +81,7 @@ def plot_reachable(path: StrPath, recording: Recording, reachable: Reachable) ->
         axes.fill([], [], facecolor=_BLOCKED_CELL, edgecolor=TARGET, label="blocked by the circles")
     draw_arm(axes, recording.arm.points(recording.layers[-1].end).numpy(), label="arm")
     draw_target(axes, recording.target)
-    how = "judged by the oracle" if reachable.exact else "tips of random postures"
+    how = "judged by the oracle" if reachable.exact else "found by certified steps"
     axes.set_title(f"Reachable set of the tip ({how})", fontsize=11)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return save(figure, path)
@@ -105,7 +105,7 @@ def plot_configuration(path: StrPath, recording: Recording, joints: tuple[int, i
     (x0, x1), (y0, y1) = arm.limits[joints[0]], arm.limits[joints[1]]
     shape = min(max((y1 - y0) / max(x1 - x0, 1e-3), 0.4), 2.5)
     width = 2.9 if len(moments) > 1 else 4.4
-    size = (max(width * len(moments) + 0.8, 6.0), width * shape + 1.9)
+    size = (max(width * len(moments) + 0.8, 6.0), width * shape + 1.6)
     figure = Figure(figsize=size, layout="compressed")
     panels = figure.subplots(1, len(moments), squeeze=False, sharex=True, sharey=True)[0]
     for axes, moment in zip(panels, moments, strict=True):

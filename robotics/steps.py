@@ -113,9 +113,7 @@ def soft_step(
     return end
 
 
-def escape(
-    arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, watch: Watch | None = None
-) -> Tensor:
+def escape(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, watch: Watch | None = None) -> Tensor:
     """Lead postures that touch a circle out of it, by softened steps; leave the others alone.
 
     Those who watch see the postures that are led, alone.
