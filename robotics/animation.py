@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 from matplotlib import patches
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
 from robotics.figures import TIP, draw_arm, draw_scene, draw_target
 from robotics.files import StrPath, write_bytes
 from robotics.plots import COLOURS
-from robotics.recording import Layer, Recording
+from robotics.recording import HalfPlane, Layer, Recording
 
 FRAMES = 90
 _MILLISECONDS = 60  # between frames
 _PAUSE = 1500  # at the end, before it begins again
 _LEAST = 1e-8  # the left end of the bars
 _DPI = 80
+_GREY = "#7F7F7F"
 
 
 def write_gif(path: StrPath, recording: Recording, frames: int = FRAMES) -> Path:
@@ -60,34 +62,40 @@ class _Stage:
         values = [value for layer in recording.layers for value in layer.multipliers().values()]
         self._prepare_bars(max(values, default=1.0))
         start = recording.arm.points(recording.layers[0].start).numpy()
-        self.arm = draw_arm(self.scene, start)
-        (self.tip,) = self.scene.plot([], [], color=TIP, linewidth=2, zorder=5)
+        (tip,) = self.scene.plot([], [], color=TIP, linewidth=2, zorder=5)
+        self.moving = [tip, draw_arm(self.scene, start)]
+        for artist in self.moving:
+            artist.set_animated(True)
         self.tips: list[Any] = []
         self.planes: list[Any] = []
-        self.layer = -1
-        self._show(recording.layers[0])
+        self.layer, self.still = -1, None
         self.canvas.draw()
-        figure.set_layout_engine("none")  # it takes most of the time, and nothing moves out of its place any more
+        figure.set_layout_engine("none")  # nothing moves out of its place any more
 
     def picture(self, number: int, s: float) -> Image.Image:
         """Return the picture of a moment; moments come in order."""
         chain = self.recording.arm.points(self.recording.theta(number, s)).numpy()
-        self.arm.set_data(*chain.T)
         self.tips.append(chain[-1])
-        self.tip.set_data(*np.stack(self.tips).T)
-        if number != self.layer:
+        if number != self.layer:  # within a layer only the arm moves: the rest is drawn once
             self.layer = number
             self._show(self.recording.layers[number])
-        self.canvas.draw()
+            self.canvas.draw()
+            self.still = self.canvas.copy_from_bbox(self.canvas.figure.bbox)
+        self.canvas.restore_region(self.still)
+        for artist, points in zip(self.moving, (np.stack(self.tips), chain), strict=True):
+            artist.set_data(*points.T)
+            self.scene.draw_artist(artist)
         return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
 
     def _prepare_bars(self, most: float) -> None:
         axes, places = self.bars, range(len(self.names))
-        self.rectangles = axes.barh(places, [_LEAST] * len(self.names), height=0.6, color=COLOURS[1])
+        self.rectangles = axes.barh(places, [_LEAST] * len(self.names), height=0.34, color=_GREY)
+        for plane in (plane for layer in self.recording.layers for plane in layer.planes if plane.active):
+            self.rectangles[self.names.index(plane.name)].set_color(_colour(plane))
         left = _LEAST * 1.3
-        self.numbers = [axes.text(left, i - 0.42, "", fontsize=8.5, va="bottom", color="#333333") for i in places]
+        self.numbers = [axes.text(left, i - 0.2, "", fontsize=9.5, va="bottom", color="#333333") for i in places]
         axes.set(xscale="log", xlim=(_LEAST, 10 ** math.ceil(math.log10(most) + 1e-9)), xlabel="multiplier")
-        axes.set(ylim=(max(len(self.names), 6) - 0.4, -0.6))
+        axes.set(ylim=(max(len(self.names), 6) - 0.5, -0.6))
         axes.set_yticks([])
         axes.grid(alpha=0.25, axis="x")
         axes.set_axisbelow(True)
@@ -118,7 +126,11 @@ class _Stage:
         foot = np.array([x, y]) + (plane.offset - normal @ (x, y)) * normal
         behind = -0.05 * reach * normal
         corners = [foot - along, foot + along, foot + along + behind, foot - along + behind]
-        colour = COLOURS[1 + plane.link % (len(COLOURS) - 1)]
-        band = patches.Polygon(corners, facecolor=colour, edgecolor=colour, alpha=0.35, zorder=3)
+        colour = _colour(plane)
+        band = patches.Polygon(corners, facecolor=to_rgba(colour, 0.3), edgecolor=colour, linewidth=1.2, zorder=3)
         self.scene.add_patch(band)
         return band
+
+
+def _colour(plane: HalfPlane) -> str:
+    return COLOURS[1 + plane.link % (len(COLOURS) - 1)]  # the first is the arm's

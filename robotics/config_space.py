@@ -63,7 +63,7 @@ def reachable_set(arm: PlanarArm, circles: Circles, halvings: int = 2) -> Reacha
             todo = _at_an_edge(kind).repeat(2, 0).repeat(2, 1)
             kind = kind.repeat(2, 0).repeat(2, 1)
         bound = 1.02 * arm.reach
-        x = (np.arange(cells) + 0.5) * (2 * bound / cells) - bound
+        x: FloatArray = (np.arange(cells, dtype=np.float64) + 0.5) * (2 * bound / cells) - bound
         rows, columns = todo.nonzero()
         kind[rows, columns] = _judge(arm, circles, torch.from_numpy(np.stack((x[columns], x[rows]), -1)))
     return Reachable(x, kind, arm.num_links == 3)
@@ -109,7 +109,8 @@ def _at_an_edge(kind: IntArray) -> npt.NDArray[np.bool_]:
     around = np.pad(kind, 1, mode="edge")
     m = len(kind)
     shifted = [around[i : i + m, j : j + m] for i in range(3) for j in range(3)]
-    return np.any([other != kind for other in shifted], axis=0)
+    different: npt.NDArray[np.bool_] = np.any([other != kind for other in shifted], axis=0)
+    return different
 
 
 class Slice(NamedTuple):

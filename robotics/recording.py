@@ -40,6 +40,11 @@ class HalfPlane(NamedTuple):
     multipliers: tuple[float, float]
 
     @property
+    def name(self) -> str:
+        """What it belongs to: links are counted from 1, circles from 0 as in a scene's file."""
+        return f"link {self.link + 1}, circle {self.circle}"
+
+    @property
     def active(self) -> bool:
         """Whether a row holds the arm back."""
         return max(self.multipliers) > ACTIVE
@@ -72,11 +77,7 @@ class Layer(NamedTuple):
 
     def multipliers(self) -> dict[str, float]:
         """Return the active multipliers by the name of what they belong to, the largest first."""
-        found = {
-            f"link {plane.link + 1}, circle {plane.circle}": max(plane.multipliers)
-            for plane in self.planes
-            if plane.active
-        }
+        found = {plane.name: max(plane.multipliers) for plane in self.planes}
         for i, value in enumerate(self.limits):
             found[f"joint {i + 1}, {'upper' if value > 0 else 'lower'} limit"] = abs(value)
         for i, value in enumerate(self.turns):

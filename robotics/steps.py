@@ -148,5 +148,5 @@ def _solve(problem: QPProblem) -> _Solved:
     """Solve; a program without solution gives a zero step and zero multipliers."""
     solution = solve_quietly(problem)
     solved = solution.status == SolveStatus.SOLVED
-    values = (torch.where(solved[..., None], part, 0.0) for part in (solution.x, solution.z, solution.z_box))
-    return _Solved(*values, solved)
+    x, z, z_box = (torch.where(solved[..., None], part, 0.0) for part in (solution.x, solution.z, solution.z_box))
+    return _Solved(x, z, z_box, solved)
