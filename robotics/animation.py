@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +40,23 @@ def write_gif(path: StrPath, recording: Recording, frames: int = FRAMES) -> Path
     moments = recording.frames(max(frames, 2 * len(recording.layers)))
     stage = _Stage(recording)
     pictures = [stage.picture(*moment) for moment in moments]
-    # One palette for all, so that no colour flickers; the busiest picture has most of the colours.
-    palette = pictures[len(pictures) // 2].quantize(255)
+    palette = _palette(picture for picture, (_, s) in zip(pictures, moments, strict=True) if s == 1)
     first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
     buffer = io.BytesIO()
     durations = [_MILLISECONDS] * (len(pictures) - 1) + [_PAUSE]
     first.save(buffer, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
     write_bytes(path, buffer.getvalue())
     return Path(path)
+
+
+def _palette(pictures: Iterable[Image.Image]) -> Image.Image:
+    """Return an image with the most frequent colours as its palette: one for all, so that no colour flickers."""
+    counts: Counter[Any] = Counter()
+    for picture in pictures:
+        counts.update({colour: count for count, colour in picture.getcolors(picture.width * picture.height) or ()})
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for colour, _ in counts.most_common(256) for part in colour])
+    return palette
 
 
 class _Stage:
@@ -69,6 +80,7 @@ class _Stage:
         self.tips: list[Any] = []
         self.planes: list[Any] = []
         self.layer, self.still = -1, None
+        self._show(recording.layers[0])  # a title takes room
         self.canvas.draw()
         figure.set_layout_engine("none")  # nothing moves out of its place any more
 
