@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib import patches
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
@@ -20,6 +19,8 @@ from robotics.figures import TIP, draw_arm, draw_scene, draw_target
 from robotics.files import StrPath, write_bytes
 from robotics.plots import COLOURS
 from robotics.recording import HalfPlane, Layer, Recording
+
+IntArray = npt.NDArray[np.int64]
 
 FRAMES = 90
 _MILLISECONDS = 60  # between frames
@@ -40,8 +41,9 @@ def write_gif(path: StrPath, recording: Recording, frames: int = FRAMES) -> Path
     moments = recording.frames(max(frames, 2 * len(recording.layers)))
     stage = _Stage(recording)
     pictures = [stage.picture(*moment) for moment in moments]
-    palette = _palette(picture for picture, (_, s) in zip(pictures, moments, strict=True) if s == 1)
-    first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    # Exact colours of the last picture of every layer: quantisers of pictures merge what is rare, as a thin line.
+    typical = np.stack([picture for picture, (_, s) in zip(pictures, moments, strict=True) if s == 1])
+    first, *others = _indexed(pictures, _most_frequent(typical, 256))
     buffer = io.BytesIO()
     durations = [_MILLISECONDS] * (len(pictures) - 1) + [_PAUSE]
     first.save(buffer, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
@@ -49,14 +51,29 @@ def write_gif(path: StrPath, recording: Recording, frames: int = FRAMES) -> Path
     return Path(path)
 
 
-def _palette(pictures: Iterable[Image.Image]) -> Image.Image:
-    """Return an image with the most frequent colours as its palette: one for all, so that no colour flickers."""
-    counts: Counter[Any] = Counter()
+def _most_frequent(pictures: IntArray, most: int) -> IntArray:
+    colours, counts = np.unique(pictures, return_counts=True)
+    return colours[np.argsort(-counts, kind="stable")[:most]]
+
+
+def _indexed(pictures: list[IntArray], palette: IntArray) -> list[Image.Image]:
+    """Return pictures of colours 0xRRGGBB with one palette for all, so that nothing flickers; the nearest is taken."""
+    seen = np.zeros(1 << 24, dtype=bool)
     for picture in pictures:
-        counts.update({colour: count for count, colour in picture.getcolors(picture.width * picture.height) or ()})
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([part for colour, _ in counts.most_common(256) for part in colour])
-    return palette
+        seen[picture] = True
+    (colours,) = seen.nonzero()
+    nearest = np.zeros(1 << 24, dtype=np.uint8)
+    distance = np.square(_split(colours)[:, None] - _split(palette)).sum(-1)
+    nearest[colours] = distance.argmin(-1)
+    images = [Image.fromarray(nearest[picture]) for picture in pictures]
+    for made in images:
+        made.putpalette(_split(palette).ravel().tolist())
+    return images
+
+
+def _split(colours: IntArray) -> IntArray:
+    parts: IntArray = np.stack([colours >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(np.int64)
+    return parts
 
 
 class _Stage:
@@ -84,8 +101,8 @@ class _Stage:
         self.canvas.draw()
         figure.set_layout_engine("none")  # nothing moves out of its place any more
 
-    def picture(self, number: int, s: float) -> Image.Image:
-        """Return the picture of a moment; moments come in order."""
+    def picture(self, number: int, s: float) -> IntArray:
+        """Return the picture of a moment as colours 0xRRGGBB, (height, width); moments come in order."""
         chain = self.recording.arm.points(self.recording.theta(number, s)).numpy()
         self.tips.append(chain[-1])
         if number != self.layer:  # within a layer only the arm moves: the rest is drawn once
@@ -97,7 +114,9 @@ class _Stage:
         for artist, points in zip(self.moving, (np.stack(self.tips), chain), strict=True):
             artist.set_data(*points.T)
             self.scene.draw_artist(artist)
-        return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
+        red, green, blue, _ = np.moveaxis(np.asarray(self.canvas.buffer_rgba()).astype(np.int64), -1, 0)
+        packed: IntArray = red << 16 | green << 8 | blue
+        return packed
 
     def _prepare_bars(self, most: float) -> None:
         axes, places = self.bars, range(len(self.names))
@@ -117,7 +136,9 @@ class _Stage:
 
     def _show(self, layer: Layer) -> None:
         kind = "certified step" if layer.certified else "softened step"
-        title = f"layer {self.layer + 1} of {len(self.recording.layers)}: {kind}, error after it {layer.error:.1e}"
+        title = (
+            f"layer {self.layer + 1} of {len(self.recording.layers)}: {kind}, error after it {layer.error:.1e} of reach"
+        )
         self.scene.set_title(title, fontsize=11)
         active = layer.multipliers()
         for name, bar, number in zip(self.names, self.rectangles, self.numbers, strict=True):

@@ -54,11 +54,11 @@ def figures(
 ) -> None:
     """Draw the way to a target: workspace, reachable set, configuration space."""
     recording = _record(scene, target, start, model, layers, seed)
-    pair = [int(number) - 1 for number in read_numbers("joints", joints, "two joints, as 1,2", (2,))]
-    n = recording.arm.num_links
-    if n > 1 and (pair[0] == pair[1] or not all(0 <= joint < n for joint in pair)):
-        raise ValueError(f"joints: expected two different ones from 1 to {n}, found {shown(joints)}")
-    for file in draw_figures(out, recording, (pair[0], pair[1])):
+    first, second = read_numbers("joints", joints, "two joints, as 1,2", (2,))
+    numbers = range(1, recording.arm.num_links + 1)
+    if len(numbers) > 1 and (first == second or first not in numbers or second not in numbers):
+        raise ValueError(f"joints: expected two different ones from 1 to {len(numbers)}, found {shown(joints)}")
+    for file in draw_figures(out, recording, (int(first) - 1, int(second) - 1)):
         click.echo(f"written: {file}")
 
 
@@ -75,7 +75,7 @@ def animate(
 ) -> None:
     """Animate the way to a target, with the half-planes and multipliers of every layer's program."""
     if out.suffix.lower() not in WRITERS:
-        raise ValueError(f"out: expected a file name that ends in .html or .gif, found {shown(str(out))}")
+        raise ValueError(f"out: expected a file name that ends in .html or .gif, found {shown(out.name)}")
     recording = _record(scene, target, start, model, layers, seed)
     WRITERS[out.suffix.lower()](out, recording)
     last = recording.layers[-1]
