@@ -109,18 +109,7 @@ def plot_configuration(path: StrPath, recording: Recording, joints: tuple[int, i
     figure = Figure(figsize=size, layout="compressed")
     panels = figure.subplots(1, len(moments), squeeze=False, sharex=True, sharey=True)[0]
     for axes, moment in zip(panels, moments, strict=True):
-        _draw_slice(axes, arm, recording.circles, points[moment], joints)
-        way = points[:, list(joints)].numpy()
-        axes.plot(*way.T, color="black", linewidth=1.0, ls=":", zorder=4, label="path, projected")
-        axes.plot(*way[: moment + 1].T, color="black", linewidth=1.8, zorder=5, label="path so far")
-        axes.plot(*way[0], color="black", marker="s", markersize=5, ls="", zorder=6, label="start")
-        axes.plot(*way[moment], **_POSTURE, label="posture in this slice")
-        others = [i for i in range(arm.num_links) if i not in joints]
-        held = ", ".join(f"$\\theta_{{{i + 1}}}$ = {points[moment, i]:.2f}" for i in others[:3])
-        held += ", …" if len(others) > 3 else ""
-        when = f"after layer {moment}" if moment else "start"
-        axes.set_title(when + (f"\n{held} rad" if held else ""), fontsize=10)
-        axes.set_xlabel(f"$\\theta_{{{joints[0] + 1}}}$ [rad]")
+        _draw_moment(axes, recording, points, moment, joints)
     panels[0].set_ylabel(f"$\\theta_{{{joints[1] + 1}}}$ [rad]")
     handles, labels = panels[-1].get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: labels[i].startswith("circle"))
@@ -136,6 +125,22 @@ _POSTURE: dict[str, Any] = {
     **{"marker": "o", "markersize": 6, "markerfacecolor": COLOURS[4], "markeredgecolor": "black"},
     **{"markeredgewidth": 1.0, "ls": "", "zorder": 7, "color": "black"},
 }
+
+
+def _draw_moment(axes: Any, recording: Recording, points: Tensor, moment: int, joints: tuple[int, int]) -> None:
+    """Draw the slice through one of the points of a path, with the path."""
+    _draw_slice(axes, recording.arm, recording.circles, points[moment], joints)
+    way = points[:, list(joints)].numpy()
+    axes.plot(*way.T, color="black", linewidth=1.0, ls=":", zorder=4, label="path, projected")
+    axes.plot(*way[: moment + 1].T, color="black", linewidth=1.8, zorder=5, label="path so far")
+    axes.plot(*way[0], color="black", marker="s", markersize=5, ls="", zorder=6, label="start")
+    axes.plot(*way[moment], **_POSTURE, label="posture in this slice")
+    others = [i for i in range(recording.arm.num_links) if i not in joints]
+    held = ", ".join(f"$\\theta_{{{i + 1}}}$ = {points[moment, i]:.2f}" for i in others[:3])
+    held += ", …" if len(others) > 3 else ""
+    when = f"after layer {moment}" if moment else "start"
+    axes.set_title(when + (f"\n{held} rad" if held else ""), fontsize=10)
+    axes.set_xlabel(f"$\\theta_{{{joints[0] + 1}}}$ [rad]")
 
 
 def draw_arm(axes: Any, chain: Any, label: str | None = None) -> Any:

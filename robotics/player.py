@@ -35,6 +35,8 @@ def write_player(path: StrPath, recording: Recording, frames: int = FRAMES) -> P
     }  # the first is the arm's
     # "</script>" or "<!--" in a string would end the element that holds it.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    page = resources.files("robotics").joinpath("player.html").read_text(encoding="utf-8")
-    write_text(path, page.replace("/*RECORDING*/", text))
+    page, script = (
+        resources.files("robotics").joinpath(f"player.{kind}").read_text("utf-8") for kind in ("html", "js")
+    )
+    write_text(path, page.replace("/*SCRIPT*/", script).replace("/*RECORDING*/", text))
     return Path(path)
