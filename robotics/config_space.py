@@ -42,7 +42,7 @@ class Reachable(NamedTuple):
     exact: bool
 
 
-def reachable_set(arm: PlanarArm, circles: Circles, halvings: int = 2) -> Reachable:
+def reachable_set(arm: PlanarArm, circles: Circles, halvings: int = 3) -> Reachable:
     """Return where the tip can be, cell by cell.
 
     The middles of 64 x 64 cells are judged, then of the halves of those at an edge, again and again: parts thinner
