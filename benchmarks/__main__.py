@@ -240,6 +240,37 @@ def fuzz(
     context.exit(1 if report.violations else 0)
 
 
+@cli.command("differentiation", epilog=examples("differentiation", "differentiation --n 20 --batch 8 --out small"))
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "differentiation", show_default=True,
+              help="Path without suffix; .csv, .png and .md are added.")  # fmt: skip
+@click.option("--n", default=60, show_default=True, type=click.IntRange(1), help="Unknowns of an element.")
+@click.option("--batch", default=64, show_default=True, type=click.IntRange(1), help="Elements.")
+@click.option("--repeats", default=7, show_default=True, type=click.IntRange(1), help="Rounds of timing.")
+@click.option("--quick", is_flag=True, help="Small, and without memory: seconds instead of minutes.")
+def differentiation(out: Path, n: int, batch: int, repeats: int, quick: bool) -> None:
+    """Implicit, Neumann, OneStep and Unrolled on the same roots and arg-mins: time, memory, gradient error."""
+    from .differentiation import run
+
+    check_folder(out)
+    click.echo(run(5, 3, 1, out, memory=False) if quick else run(n, batch, repeats, out))
+    click.echo(f"written: {out}.csv, {out}.png, {out}.md")
+
+
+@cli.command("modes", epilog=examples("modes", "modes --hidden 32 --out small"))
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "modes", show_default=True,
+              help="Path without suffix; .csv, .png and .md are added.")  # fmt: skip
+@click.option("--hidden", default=64, show_default=True, type=click.IntRange(1), help="Unknowns of the fixed point.")
+@click.option("--repeats", default=7, show_default=True, type=click.IntRange(1), help="Rounds of timing.")
+@click.option("--quick", is_flag=True, help="Small widths: seconds instead of a minute.")
+def modes(out: Path, hidden: int, repeats: int, quick: bool) -> None:
+    """Forward mode against reverse mode over input and output width: time and memory of a Jacobian."""
+    from .modes import run
+
+    check_folder(out)
+    click.echo(run(3 if quick else hidden, 1 if quick else repeats, out, quick))
+    click.echo(f"written: {out}.csv, {out}.png, {out}.md")
+
+
 def check_folder(out: Path) -> None:
     """Refuse a path to write to before the work begins, not after it."""
     if not out.parent.is_dir():

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers
+from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
@@ -79,9 +79,13 @@ def implicit_apply(rule: ImplicitMap, *params: Tensor) -> Tensors:
     if not needs_backward(params):
         return tuple(rule.solve(*params))  # nobody differentiates: no need to record
     # What Function.apply does when no transform is active, without matching the arguments to a signature (20 us).
-    params = unwrap_dead_wrappers(params)
+    params = tuple([unwrap_if_dead(v) for v in params])
     recorded: Tensors = super(torch.autograd.Function, _ImplicitFunction).apply(rule, *params)  # type: ignore[no-untyped-call]
     return recorded
+
+
+def _alive(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple([unwrap_if_dead(v) if isinstance(v, Tensor) else v for v in values])
 
 
 class _ImplicitFunction(torch.autograd.Function):
@@ -102,8 +106,11 @@ class _ImplicitFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        params, outputs = ctx.saved_tensors[: ctx.num_params], ctx.saved_tensors[ctx.num_params :]
-        used = cotangents[: ctx.rule.num_unknowns]
+        # Looked at once: checkpointing computes them again each time. A pullback of torch.func.vjp may be called after
+        # its transform has ended: what it saved are then empty shells, which have no storage.
+        saved = _alive(ctx.saved_tensors)
+        params, outputs = saved[: ctx.num_params], saved[ctx.num_params :]
+        used = _alive(cotangents[: ctx.rule.num_unknowns])
         gradients: MaybeTensors = (None,) * ctx.num_params
         if any(v is not None for v in used):
             gradients = ctx.rule.adjoint(outputs, params, used, ctx.needs_input_grad[1:])

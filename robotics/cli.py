@@ -14,6 +14,7 @@ from robotics.checks import finite_numbers
 from robotics.cli_group import PATH, Commands, common, examples
 from robotics.cli_inputs import answer_rows, check_arm, held_out_targets, load_models, read_target
 from robotics.cli_look import animate, figures
+from robotics.cli_track import track
 from robotics.dataset import IKDataset, make_dataset
 from robotics.dataset_config import DatasetConfig
 from robotics.explain import explain
@@ -38,6 +39,11 @@ def main() -> None:
     """
     # Batches of problems this small gain nothing from more threads, and lose where the cores are shared.
     torch.set_num_threads(1)
+
+
+main.add_command(track)
+main.add_command(figures)
+main.add_command(animate)
 
 
 @main.command(epilog=examples("demo --out runs/demo", "demo --quick --out runs/quick --seed 1"))
@@ -213,10 +219,6 @@ def plot(out: Path, seed: int, data: Path, folders: Sequence[Path], num: int | N
     histories = {name: read_metrics(folder) for name, folder in zip(models, folders, strict=True)}
     for file in demonstration.draw_figures(out, test_set, models, histories, held_out_targets(test_set, num, seed)):
         click.echo(f"written: {file}")
-
-
-main.add_command(figures)
-main.add_command(animate)
 
 
 def _say(line: str) -> None:

@@ -134,6 +134,7 @@ def build_step(
     *,
     slack_weight: float | None = None,
     curvature: bool = False,
+    limits: tuple[Tensor, Tensor] | None = None,
 ) -> QPProblem:
     """Build the program of one step: damped least squares on the task inside limits, trust region and rows.
 
@@ -151,6 +152,7 @@ def build_step(
         slack_weight: kappa; None makes the rows hard and dtheta = 0 feasible.
         curvature: whether the cost has the second derivative of the task error too, as far as it is convex: slower to
             build, and much faster where an error stays.
+        limits: (lower, upper), each `(*batch, n)` [rad], in place of the arm's own, to hold them and velocities.
 
     Returns:
         Variables dtheta `(*batch, n)`, followed by one slack per circle if `slack_weight` is given.
@@ -165,7 +167,7 @@ def build_step(
     if curvature:
         P = _convex_part(P + tip_curvature(arm, theta, e[..., :2]))
     q = (J.mT @ e[..., None])[..., 0]
-    lower, upper = arm.limits_tensor(theta)
+    lower, upper = arm.limits_tensor(theta) if limits is None else limits
     lb, ub = lower - theta, upper - theta
     batch = theta.shape[:-1]
     turn = torch.ones_like(eye).tril().expand(*batch, n, n)  # dphi = turn dtheta

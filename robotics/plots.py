@@ -15,6 +15,7 @@ from robotics.dataset import IKDataset
 from robotics.files import StrPath, write_bytes
 from robotics.metrics import tip_errors
 from robotics.obstacles import Circles
+from robotics.trajectories import Track, TrackStatus
 
 # Okabe and Ito: told apart with every kind of colour vision, and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -24,6 +25,7 @@ _UNSAFE: dict[str, Any] = {**_SAFE, "ls": (0, (2, 1))}
 _TARGET: dict[str, Any] = {"marker": "x", "markersize": 10, "markeredgewidth": 2.5, "ls": ""}
 _LEAST_ERROR, _LARGEST_ERROR = 1e-16, 10.0  # of reach: what is beyond is drawn here
 _MOST_POINTS = 4000  # more hide each other
+_POSTURES = 9  # of a track
 
 
 def plot_workspace(path: StrPath, dataset: IKDataset) -> Path:
@@ -144,6 +146,47 @@ def plot_errors(
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return save(figure, path)
+
+
+def plot_track(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor, track: Track) -> Path:
+    """Draw the path wanted and the tip's, some postures on the way, the tip error and the joint angles by tick.
+
+    Args:
+        path: The PNG file.
+        arm: The arm.
+        circles: Obstacles.
+        targets: (T, 2) or (T, 3).
+        track: What the arm did, without batch.
+    """
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    left, errors, joints = figure.subplot_mosaic("AB;AC", width_ratios=[1.2, 1]).values()
+    _draw_circles(left, circles)
+    shown = np.unique(np.linspace(0, len(targets) - 1, _POSTURES).astype(int))
+    for points in arm.points(track.theta[shown]):
+        left.plot(*points.T, color=_GREY, alpha=0.6, marker="o", markersize=3, linewidth=1.2, zorder=2)
+    tips = arm.tip(track.theta)
+    left.plot(*targets[:, :2].T, color="black", ls="--", linewidth=1.2, label="path wanted", zorder=3)
+    left.plot(*tips.T, color=COLOURS[0], linewidth=1.8, label="tip", zorder=4)
+    tick, relative = np.arange(len(targets)), (track.tip_error / arm.reach).clamp(_LEAST_ERROR, _LARGEST_ERROR)
+    errors.plot(tick, relative, color=COLOURS[0], linewidth=1.2)
+    for i, status in enumerate(sorted(set(track.status.tolist()) - {TrackStatus.REACHED})):
+        here = track.status == status
+        style: dict[str, Any] = {"color": COLOURS[1:][i % (len(COLOURS) - 1)], "s": 12, "linewidths": 0, "zorder": 5}
+        left.scatter(*tips[here].T, label=TrackStatus(status).name.lower().replace("_", " "), **style)
+        errors.scatter(tick[here], relative[here], **style)
+    for i, angle in enumerate(track.theta.T):
+        joints.plot(tick, angle, color=COLOURS[i % len(COLOURS)], label=f"θ{i + 1}", linewidth=1.5)
+    _draw_base(left, arm)
+    held = int((track.status != TrackStatus.REACHED).sum())
+    _workspace_axes(left, arm, f"Tip among circles: {len(targets) - held} of {len(targets)} targets reached")
+    left.set_ylabel("y [m]")
+    errors.set(yscale="log", ylabel="tip error [share of reach]", title="Tip error and joint angles by tick")
+    joints.set(xlabel="tick", ylabel="angle [rad]")
+    for axes in (errors, joints):
+        axes.grid(alpha=0.3)
+    joints.legend(frameon=False, ncols=3, loc="best")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return save(figure, path)
 
 

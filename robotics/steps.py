@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,9 +12,20 @@ from torch import Tensor
 
 from implicit_layers import QPProblem, QPSolution, SolverWarning, SolveStatus, solve_qp
 from robotics.arm import PlanarArm
-from robotics.ik_qp import MARGIN, ClearanceRows, build_step, certified_fraction, clearance_rows, remainder
+from robotics.ik_qp import (
+    MARGIN,
+    ClearanceRows,
+    build_step,
+    certified_fraction,
+    clearance_rows,
+    remainder,
+    task_error,
+    tip_curvature,
+)
 from robotics.obstacles import Circles
 
+CHORD_PIECES = 8  # most parts of a straight path that are proved one after the other
+SADDLE_BEND = 1e-4  # [rad]: certified steps make it about ten times as large, each
 ESCAPE_LAYERS = 6
 ESCAPE_MARGIN = 1e-3  # of reach: a start that leaves a circle keeps this far off, so that it ends strictly outside
 ESCAPE_WEIGHT = 10.0
@@ -54,6 +66,7 @@ def certified_step(
     targets: Tensor,
     circles: Circles,
     curvature: bool = False,
+    limits: tuple[Tensor, Tensor] | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
     """Take one step of rows (C): solve without remainder, again with that step's remainder, then shorten.
@@ -64,32 +77,77 @@ def certified_step(
         targets: `(*batch, 2|3)` [m, m, rad].
         circles: the scene, shared or one per posture.
         curvature: see `build_step`; to get as near as can be to a target that cannot be reached.
+        limits: see `build_step`; theta must be inside them.
         watch: called with the step.
 
     Returns:
         Joint angles `(*batch, n)` inside the limits; the whole straight path to them is clear of the circles.
     """
     rows = clearance_rows(arm, theta, circles)
-    step, z, z_limits, _ = _solve(build_step(arm, theta, targets, rows, curvature=curvature))
+    build = partial(build_step, arm, theta, targets, rows, curvature=curvature, limits=limits)
+    first = last = _solve(build())
+    step = first.x
     if circles.radii.shape[-1]:
-        again = _solve(build_step(arm, theta, targets, rows, remainder(arm, step, rows), curvature=curvature))
+        last = _solve(build(remainder(arm, step, rows)))
         # With the remainder the rows may have no point in common; the first step, shortened, stands then.
-        stands = again.solved[..., None]
-        step = torch.where(stands, again.x, step)
-        z, z_limits = torch.where(stands, again.z, z), torch.where(stands, again.z_box, z_limits)
-    lower, upper = arm.limits_tensor(theta)
+        step = torch.where(last.solved[..., None], last.x, step)
+    lower, upper = arm.limits_tensor(theta) if limits is None else limits
     step = (theta + step).clamp(lower, upper) - theta  # before the certificate, which is of the step as taken
-    fraction = torch.ones_like(step[..., :1])
-    if circles.radii.shape[-1]:
-        # In contact, round-off in a row must not stop the arm: a tenth of the margin is given up for that.
-        allowed = rows._replace(gap=rows.gap + 0.1 * MARGIN)
-        fraction = certified_fraction(arm, step, allowed)
-        step = step * fraction
-    end = (theta + step).clamp(lower, upper)
+    fraction = _certified(arm, step, rows) if circles.radii.shape[-1] else torch.ones_like(step[..., :1])
+    end = (theta + step * fraction).clamp(lower, upper)
     if watch is not None:
-        n = 2 * arm.num_links
-        watch(Step(True, theta, end, fraction[..., 0], MARGIN, rows, z[..., n:], z[..., :n], z_limits))
+        watch(Step(True, theta, end, fraction[..., 0], MARGIN, rows, *_multipliers(arm, last, first)))
     return end
+
+
+def leave_saddle(
+    arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, limits: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Bend postures a little where the tip error has no slope but falls to both sides, as a stretched arm's can.
+
+    Towards the side where it falls more inside the limits; where the way there is not proved clear, the posture stays.
+    The arguments are those of `certified_step`.
+    """
+    J, error = arm.jacobian(theta) / arm.reach, task_error(arm, theta, targets)[..., :2]
+    slope = (J.mT @ error[..., None])[..., 0]
+    flat = (slope.norm(dim=-1) <= 1e-9 * error.norm(dim=-1)) & (error.norm(dim=-1) > SADDLE_BEND)
+    if not bool(flat.any()):
+        return theta
+    values, vectors = torch.linalg.eigh(J.mT @ J + tip_curvature(arm, theta, error))
+    bend = SADDLE_BEND * vectors[..., 0]
+    left, right = ((theta + side * bend).clamp(*limits) for side in (1, -1))
+    left_error, right_error = (task_error(arm, side, targets).norm(dim=-1) for side in (left, right))
+    bent = torch.where((left_error <= right_error)[..., None], left, right)
+    leaves = flat & (values[..., 0] < 0) & certified_chord(arm, theta, bent, circles)
+    return torch.where(leaves[..., None], bent, theta)
+
+
+def certified_chord(arm: PlanarArm, start: Tensor, end: Tensor, circles: Circles) -> Tensor:
+    """Return whether the whole straight joint-space path between two postures is proved clear, `(*batch,)`.
+
+    The rows (C) prove a first part of it; those of the posture there prove more, up to `CHORD_PIECES` parts.
+
+    Args:
+        arm: the arm, n links.
+        start: clear postures `(*batch, n)` [rad].
+        end: where the paths end, `(*batch, n)` [rad].
+        circles: the scene, shared or one per path.
+    """
+    proved = start.new_zeros(*start.shape[:-1], 1)
+    if not circles.radii.shape[-1]:
+        return proved[..., 0] == 0
+    for _ in range(CHORD_PIECES):
+        here = start + proved * (end - start)
+        fraction = _certified(arm, end - here, clearance_rows(arm, here, circles))
+        proved = torch.where(fraction == 1, 1.0, proved + fraction * (1 - proved))
+        if bool(((proved == 1) | (fraction == 0)).all()):
+            break
+    return proved[..., 0] == 1
+
+
+def _certified(arm: PlanarArm, step: Tensor, rows: ClearanceRows) -> Tensor:
+    """Return the certified part of a step; a tenth of the margin is given up, or in contact round-off would stop it."""
+    return certified_fraction(arm, step, rows._replace(gap=rows.gap + 0.1 * MARGIN))
 
 
 def soft_step(
@@ -103,13 +161,12 @@ def soft_step(
 ) -> Tensor:
     """Take one step whose rows about circles may be broken at a price; see `certified_step` for the arguments."""
     rows = clearance_rows(arm, theta, circles, margin)
-    x, z, z_box, _ = _solve(build_step(arm, theta, targets, rows, slack_weight=slack_weight))
+    solved = _solve(build_step(arm, theta, targets, rows, slack_weight=slack_weight))
     lower, upper = arm.limits_tensor(theta)
-    n = arm.num_links
-    end = (theta + x[..., :n]).clamp(lower, upper)
+    end = (theta + solved.x[..., : arm.num_links]).clamp(lower, upper)
     if watch is not None:
-        whole = torch.ones_like(x[..., 0])
-        watch(Step(False, theta, end, whole, margin, rows, z[..., 2 * n :], z[..., : 2 * n], z_box[..., :n]))
+        whole = torch.ones_like(end[..., 0])
+        watch(Step(False, theta, end, whole, margin, rows, *_multipliers(arm, solved)))
     return end
 
 
@@ -138,15 +195,24 @@ def solve_quietly(problem: QPProblem) -> QPSolution:
 
 
 class _Solved(NamedTuple):
-    x: Tensor
+    x: Tensor  # zero where there is no solution
     z: Tensor
     z_box: Tensor
     solved: Tensor
 
 
 def _solve(problem: QPProblem) -> _Solved:
-    """Solve; a program without solution gives a zero step and zero multipliers."""
+    """Solve; a program without solution gives a zero step."""
     solution = solve_quietly(problem)
     solved = solution.status == SolveStatus.SOLVED
-    x, z, z_box = (torch.where(solved[..., None], part, 0.0) for part in (solution.x, solution.z, solution.z_box))
-    return _Solved(x, z, z_box, solved)
+    return _Solved(torch.where(solved[..., None], solution.x, 0.0), solution.z, solution.z_box, solved)
+
+
+def _multipliers(arm: PlanarArm, *programs: _Solved) -> tuple[Tensor, Tensor, Tensor]:
+    """Return z_rows, z_turns, z_limits of the first program that has a solution, zeros where none has."""
+    z, z_limits = (torch.zeros_like(part) for part in (programs[0].z, programs[0].z_box))
+    for program in reversed(programs):
+        z = torch.where(program.solved[..., None], program.z, z)
+        z_limits = torch.where(program.solved[..., None], program.z_box, z_limits)
+    n = arm.num_links
+    return z[..., 2 * n :], z[..., : 2 * n], z_limits[..., :n]

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-REDUCED = {"sudoku.py": ["--epochs", "2"]}
+REDUCED = {
+    "bilevel.py": ["--quick"],
+    "deq_digits.py": ["--quick"],
+    "regularisers.py": ["--quick"],
+    "sudoku.py": ["--epochs", "2"],
+}
 
 
 def test_every_example_is_run_here():

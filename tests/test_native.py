@@ -328,21 +328,28 @@ def test_the_statuses_and_arguments_of_the_compiled_core_are_those_of_the_python
     assert listed
     names = [name.strip() for name in listed[1].split(",")]
     assert {name: i for i, name in enumerate(names)} == {member.name: int(member) for member in SolveStatus}
+    kinds = {"c_long": "int64_t", "c_longlong": "int64_t", "c_double": "double", "c_void_p": "pointer"}
+    problems_fields = [(name, kinds[kind.__name__]) for name, kind in native._PROBLEMS]
+    assert struct_fields(text, "Problems") == problems_fields
     for structure, mirror in (
-        ("Problems", native._Problems),
         ("SolveArguments", native._SolveArguments),
         ("LinearArguments", native._LinearArguments),
         ("AdjointArguments", native._AdjointArguments),
     ):
-        body = re.search(rf"struct {structure} \{{(.*?)\n\}};", text, re.DOTALL)
-        assert body
-        fields = []
-        for statement in re.sub(r"//.*", "", body[1]).split(";")[:-1]:
-            kind, rest = re.match(r"\s*(?:const )?(\w+) (.*)", statement, re.DOTALL).groups()
-            fields += [(name.strip(" *"), "pointer" if "*" in name else kind) for name in rest.split(",")]
-        kinds = {"c_long": "int64_t", "c_longlong": "int64_t", "c_double": "double", "c_void_p": "pointer"}
-        kinds["_Problems"] = "Problems"
-        assert [(name, kinds[kind.__name__]) for name, kind in mirror._fields_] == fields
+        (first, kind), *rest = struct_fields(text, structure)
+        assert (first, kind) == ("data", "Problems")
+        assert [(name, kinds[kind.__name__]) for name, kind in mirror._fields_] == problems_fields + rest
+
+
+def struct_fields(text: str, name: str) -> list[tuple[str, str]]:
+    """Names and types of the fields of a structure of the C interface."""
+    body = re.search(rf"struct {name} \{{(.*?)\n\}};", text, re.DOTALL)
+    assert body
+    fields = []
+    for statement in re.sub(r"//.*", "", body[1]).split(";")[:-1]:
+        kind, rest = re.match(r"\s*(?:const )?(\w+) (.*)", statement, re.DOTALL).groups()
+        fields += [(field.strip(" *"), "pointer" if "*" in field else kind) for field in rest.split(",")]
+    return fields
 
 
 # --- an element by itself -------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import torch
 from matplotlib import image
 
 from robotics import Circles, DatasetConfig, FileError, PlanarArm, make_dataset
-from robotics.plots import COLOURS, plot_arms, plot_errors, plot_losses, plot_workspace
+from robotics.plots import COLOURS, plot_arms, plot_errors, plot_losses, plot_track, plot_workspace
+from robotics.trajectories import track
 
 ARM = PlanarArm.duka()
 SCENE = ((2.4, 2.6, 0.5), (-1.6, 3.2, 0.6))
@@ -20,6 +21,7 @@ DATA = make_dataset(DatasetConfig(arm=ARM, circles=SCENE, num_samples=200, remov
 ROWS = [{"epoch": k, "train_loss": 1 / k, "val_loss": 1.1 / k} for k in range(1, 40)]
 NAMES = ("mlp", "mlp-qp", "mlp-qp-oneshot")
 THETA = torch.cat((DATA.theta[:3], torch.full((1, 3), torch.nan, dtype=torch.float64)))
+TARGETS = DATA.targets[[0, 1, 1, 1]]
 ANSWERS = dict.fromkeys(NAMES, THETA)
 
 
@@ -34,6 +36,7 @@ FIGURES = {
     "errors": errors_of,
     "losses of one model": lambda path: plot_losses(path, {"mlp": ROWS}),
     "arms of one model": lambda path: plot_arms(path, ARM, CIRCLES, DATA.targets[:4], {"mlp": THETA}),
+    "track": lambda path: plot_track(path, ARM, CIRCLES, TARGETS, track(ARM, DATA.theta[0], TARGETS, CIRCLES)),
     "errors of one model": lambda path: errors_of(path, {"mlp": THETA}),
 }
 EVERY_FIGURE = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES.keys())

@@ -1,4 +1,4 @@
-"""Every tolerance of the QP tests, with the reason for it. Arithmetic is float64 unless said otherwise."""
+"""Every tolerance of the tests, with the reason for it. Arithmetic is float64 unless said otherwise."""
 
 # --- solutions ------------------------------------------------------------------------------------
 KKT = 1e-8
@@ -16,6 +16,9 @@ X_DEGENERATE = 1e-6
 CLOSED_FORM = 1e-10
 """Against a formula: small well-conditioned problems, the polish must reach round-off up to amplification."""
 
+ROUND_OFF = 1e-13
+"""Relative, against the same sums in another order: 1e-16 times the square root of up to 1e5 terms, and 3 to spare."""
+
 PEER = 1e-6
 """Against Clarabel and HiGHS at their tightest useful tolerance 1e-9; x loses up to three digits more."""
 
@@ -25,6 +28,10 @@ solver did not rescale; after rescaling the promise is KKT times a condition of 
 
 BATCH = 1e-10
 """The same element in different batches: other BLAS kernels, other order of sums, then the polish."""
+
+ACTIVE_SET = 1e-10
+"""The active set method against the polish from the interior, relative to the largest entry: two direct solves and
+refinement of the same system (measured: 5e-15; slacks of rows over twelve decades, in their own units: 2e-11)."""
 
 OPTIMALITY_GAP = 1e-7
 """Objective of a problem whose minimiser is not unique, against the known optimum: KKT times |x| + |z|."""
@@ -68,3 +75,39 @@ come out. Problems where this is used have data of size 1 and true one-sided der
 # --- elastic --------------------------------------------------------------------------------------
 ELASTIC = 1e-6
 """Closest feasible points with a closed form; the penalty's weight multiplies the residuals."""
+
+# --- roots, fixed points, arg-mins ----------------------------------------------------------------
+ROOT = 1e-9
+"""w where |F| <= 1e-10 (the default) and the inverse Jacobian is below 10."""
+
+ROOT_GRADIENT = 1e-8
+"""Derivatives there: w's error times a second derivative of up to 10, or a Krylov solve to 1e-10."""
+
+ROOT_FLOAT32 = 1e-3
+"""The same in float32, where the default is 1e-5; a derivative by unrolling lags behind by a factor of the steps."""
+
+LINEAR = 1e-9
+"""Solutions of well-conditioned linear systems (condition below 10) solved to a residual of 1e-10."""
+
+LOOP = 1e-12
+"""A batch against its elements one by one, same iterations: only the order of sums in the linear algebra differs."""
+
+# --- nonlinear programs -----------------------------------------------------------------------------
+KKT_NONLINEAR = 1e-8
+"""The method stops at 1e-10 plus ten units of round-off of the terms, here of size up to 1e4."""
+
+PUBLISHED = 1e-7
+"""Solutions printed with seven to ten digits; w, where the minimum is flat, ten times that."""
+
+GRADIENT_NONLINEAR = 1e-7
+"""A gradient moves with w by the third derivatives, up to 10 here."""
+
+LOW_PRECISION = 1e-5
+"""Arguments rounded to float32 (6e-8) times a derivative of up to 100; default residual of float32 iterations."""
+
+X_NONLINEAR = 1e-8
+"""w and its derivatives: the stopping residual 1e-10 times a condition of 100."""
+
+# --- estimation -----------------------------------------------------------------------------------
+TEXTBOOK = 1e-8
+"""States and likelihoods of a smoother against the textbook recursion: the promise of the programs, data of size 1."""

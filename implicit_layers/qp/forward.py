@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProblemError, SolverError, warn_solver
-from ..status import SolveStatus
+from ..status import SolveStatus, describe_failures
 from . import native
 from .interior_point import InteriorPoint, Outcome, solve
 from .kkt import Program, residuals
@@ -213,15 +213,8 @@ def _report(program: Program, outcome: Outcome, data: tuple[Tensor, ...], invali
 
 
 def failure_message(status: Tensor, d: Tensor | None = None, rows: Rows | None = None) -> str:
-    """Count the failures by status, with one line of advice each."""
-    parts = []
-    for member in SolveStatus:
-        count = int((status == member).sum())
-        if count and member is not SolveStatus.SOLVED:
-            first = int((status == member).nonzero()[0])
-            parts.append(f"{count} {member.name} (first: element {first}; {member.advice})")
-    total = int((status != SolveStatus.SOLVED).sum())
-    text = f"solve_qp: {total} of {status.numel()} elements failed: " + "; ".join(parts)
+    """Count the failures by status, with one line of advice each; name bounds that cross."""
+    text = describe_failures("solve_qp", status)
     crossing = None if d is None or rows is None else _crossing_bounds(d, rows)
     return text if crossing is None else f"{text}; {crossing}"
 

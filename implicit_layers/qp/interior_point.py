@@ -34,7 +34,7 @@ RUNAWAY = 1e-6  # step over iterate: less is round-off in the differences
 SUSPECT = 1e-4  # a certificate this good is worth a factorisation to make it exact
 CURVATURE = 1e-6  # negative curvature of the scaled P that may still be round-off of float32 data
 STALL = 15  # iterations without a better iterate before giving up
-SHARP = 1e-3  # share of the tolerance below which an iterate need not be polished
+APART = 1e-4  # ratio of a row's smaller to its larger number (slack, multiplier) at which its side is clear
 PATIENCE = 3  # iterations without a better iterate before one within tolerance is taken as it is
 
 
@@ -277,13 +277,18 @@ class _Run:
         failed = (primal | dual | broken) & ~solved
         polished = self._polish(solved | failed | over | last, failed)
         # Within tolerance a row may still be on neither side, and its derivative anything: go on to the polish.
-        res = self._retire(polished | solved & (score <= SHARP) | failed | over, res)
+        res = self._retire(polished | solved & self._separated() | failed | over, res)
         if last or not self.remaining:
             self.index = self.index[:0]
             return
         self.iterations[self.index] += 1
         self.origin = (self.point.x, res.Px, res.Rx)
         self.point = newton_step(self.program, self.point, res)
+
+    def _separated(self) -> Tensor:
+        """Whether every row is clearly active or clearly not."""
+        smaller, larger = torch.minimum(self.point.s, self.point.lam), torch.maximum(self.point.s, self.point.lam)
+        return ((smaller <= APART * larger) | ~self.program.inequality).all(-1)
 
     def _certify(self, res: Residuals, where: Tensor) -> tuple[Tensor, Tensor]:
         """Look for certificates, and keep them as the answer: multipliers, or a ray."""

@@ -133,6 +133,11 @@ class Layout:
         return tuple(len(_CORE[name]) for name in self.names)
 
     @functools.cached_property
+    def table(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, dimensions without the batch, and entries for one element, of each parameter."""
+        return tuple((name, len(_CORE[name]), self.sizes[name]) for name in self.names)
+
+    @functools.cached_property
     def sizes(self) -> dict[str, int]:
         """Entries of each parameter for one element."""
         size = {"n": self.rows.n, "m": self.rows.m, "p": self.rows.p}

@@ -25,7 +25,7 @@ constexpr double INDEPENDENT = 1e-10; // the same for K
 constexpr double CLEAR = 1e-9;        // relative size below which a slack or a multiplier may as well be zero
 constexpr double ROUNDED = 1e-13;     // asymmetry of P, relative, that the adjoint need not correct
 constexpr int WORTH_ALL = 8;          // elements sharing their rows from which on all of K pays
-constexpr int BLOCK_FROM = 24;        // smallest n for which block pivoting pays
+constexpr int SMALL = 24;             // up to this n, the method of small_active_set.h
 constexpr int ROUNDS = 12, IDLE = 2;      // of block pivoting: at most, and without progress
 
 inline int round_up(int n) { return (n + LANES - 1) / LANES * LANES; }
@@ -106,26 +106,38 @@ inline void backward(const double *U, const double *inverse, int n, int ld, doub
 
 constexpr int64_t MEASURES = 5;  // of a report: status, iterations, and the residuals primal, dual and gap
 
-// What the backward pass needs of a solution: the number of active rows, their indices, and the upper triangles of R and
+// What the backward pass needs of a solution of more than SMALL unknowns: the number of active rows, their indices, and the upper triangles of R and
 // U by rows with inverted diagonals; U only where every element has its own P.
 struct Kept {
     static constexpr int NOTHING = -1, SEPARABLE = -2;  // instead of the number of rows
     static int64_t size(int64_t n, int64_t total, bool shared_P) {
         const int64_t most = n < total ? n : total;
+        if (n <= SMALL) return 1 + most + (most + n) * round_up(int(n));  // K_WW⁻¹ and P⁻¹ instead
         return 1 + most + most * (most + 1) / 2 + (shared_P ? 0 : n * (n + 1) / 2);
     }
 };
+
+inline bool is_diagonal(const Element &e) {
+    for (int i = 0; i < e.n; ++i) {
+        const double *row = e.P + (size_t)i * e.n;
+        double off = 0;
+#pragma omp simd reduction(+ : off)
+        for (int j = 0; j < e.n; ++j) off += std::fabs(row[j]);
+        if (!(row[i] > 0) || off != row[i]) return false;
+    }
+    return true;
+}
 
 class ActiveSet {
   public:
     explicit ActiveSet(const Problems &a)
         : a_(a), e(a, 0), n(e.n), ld(round_up(n)), most(n < e.total ? n : e.total), ldr(round_up(most + 1)),
-          bases(e.k + (e.upper || e.lower ? n : 0)), ldk(round_up(e.k)), small(n < BLOCK_FROM),
+          bases(e.k + (e.upper || e.lower ? n : 0)),
           shared_P(a.stride_P == 0), shared_rows(shared_P && a.stride_G == 0 && a.stride_A == 0) {
-        for (Array<double> *r : {&inverse, &x0, &x, &u, &w, &gradient, &Px, &z_bounds}) r->make(ld);
+        for (Array<double> *r : {&inverse, &x0, &x, &u, &gradient, &Px, &z_bounds}) r->make(ld);
         u_all.make(bases);
-        size.make(ldk + n), place.make(bases), base_of.make(bases);
-        for (Array<double> *r : {&d, &v0, &v}) r->make(ldk + 2 * n);
+        size.make(bases), place.make(bases), base_of.make(bases);
+        for (Array<double> *r : {&d, &v0, &v}) r->make(e.total);
         for (Array<double> *r : {&inverse_R, &z, &target, &y}) r->make(ldr);
         W.make(most + 1), at.make(most + 1), side.make(most + 1), where.make(e.total), entering.make(e.total + bases);
     }
@@ -134,14 +146,11 @@ class ActiveSet {
     bool solve(int64_t element, double eps_abs, double eps_rel, int max_iter, const double *warm_lam) {
         e = Element(a_, element);
         pivots = 0, most_pivots = max_iter, count = 0;
-        if (!shared_P || !prepared) separable = e.m == 0 && e.p <= 1 && is_diagonal();
+        if (!shared_P || !prepared) separable = e.m == 0 && e.p <= 1 && is_diagonal(e);
         if (separable) return (prepared = true) && solve_separable() && accept(eps_abs, eps_rel);
         if (!prepare() || !begin(warm_lam)) return false;
-        if (n >= BLOCK_FROM || warm_lam) {
-            if (block_pivoting()) return finish(eps_abs, eps_rel);
-            if (!make_dual_feasible()) return false;
-        }
-        return single_pivoting() && finish(eps_abs, eps_rel);
+        if (block_pivoting()) return finish(eps_abs, eps_rel);
+        return make_dual_feasible() && single_pivoting() && finish(eps_abs, eps_rel);
     }
 
     int iterations() const { return pivots; }
@@ -178,12 +187,11 @@ class ActiveSet {
   private:
     const Problems &a_;
     Element e;
-    const int n, ld, most, ldr, bases, ldk;
-    const bool small, shared_P, shared_rows;
+    const int n, ld, most, ldr, bases;
+    const bool shared_P, shared_rows;
     bool prepared = false, definite = false, symmetric = false, separable = false, everything_seen = false;
     int pivots = 0, most_pivots = 0, count = 0, seen = 0;
-    Array<double> P, U, inverse, x0, x, u, w, gradient, Px, V, K, size, d, v0, v, gathered, R, inverse_R, z, target, y;
-    Array<double> T, T_columns, C_columns;  // of small problems: U⁻¹ by rows and by columns, the matrix rows by columns
+    Array<double> P, U, inverse, x0, x, u, gradient, Px, V, K, size, d, v0, v, gathered, R, inverse_R, z, target, y;
     Array<double> z_bounds, u_all;          // multipliers of bounds of separable problems; R P⁻¹R'z
     Array<double> inverse_K;                // K_WW⁻¹, while rows come and go one by one
     Array<int> place, base_of, where, entering;  // place: index + 1 among the seen rows; where: position in W or -1
@@ -197,7 +205,6 @@ class ActiveSet {
     // The large arrays, once they are needed.
     void allocate() {
         P.make((size_t)n * ld), U.make((size_t)n * ld);
-        if (small) T.make((size_t)n * ld), T_columns.make((size_t)n * ld), C_columns.make((size_t)n * ldk);
         V.reserve((size_t)bases * ld), K.reserve((size_t)bases * bases);
         gathered.make((size_t)(most + 1) * ldr), R.make((size_t)(most + 1) * ldr);
         inverse_K.reserve((size_t)(most + 1) * ldr);
@@ -208,14 +215,13 @@ class ActiveSet {
         if (!P) allocate();
         if (!shared_P || !prepared) {
             definite = symmetrise() && cholesky(P, U, inverse, n, ld, 0, DEFINITE) == n;
-            pivots += 1;
-            if (small && definite) invert();
         }
+        pivots += 1;  // for every element alike, whoever does the work
         if (!shared_rows || !prepared) {
             std::memset(place.data, 0, bases * sizeof(int)), seen = 0;
             measure_rows();
             // Where many elements share the rows, all of K pays: violations follow from it without x.
-            everything_seen = shared_rows && definite && !small && a_.batch >= WORTH_ALL;
+            everything_seen = shared_rows && definite && a_.batch >= WORTH_ALL;
             if (everything_seen) see_everything();
         }
         prepared = true;
@@ -228,67 +234,19 @@ class ActiveSet {
         for (int row = 0; row < e.k; ++row) check += 0.0 * size[row];
         for (int j = 0; j < n; ++j) x0[j] = -e.q[j], check += 0.0 * x0[j];
         if (!finite(check)) return false;
-        left(x0), right(x0);
+        forward(U, inverse, n, ld, x0), backward(U, inverse, n, ld, x0);
         violations(x0, v0);
         return true;
     }
 
-    // Small triangular solves wait for their own results; products with the inverse do not.
-    void invert() {
-        std::memset(T.data, 0, (size_t)n * ld * sizeof(double));
-        for (int i = 0; i < n; ++i) T[(size_t)i * ld + i] = 1.0;
-        int i = 0;
-        for (; i + 4 <= n; i += 4) forward_rows<4>(U, inverse, n, ld, T + (size_t)i * ld, i);
-        for (; i < n; ++i) forward_rows<1>(U, inverse, n, ld, T + (size_t)i * ld, i);
-        for (i = 0; i < n; ++i)
-            for (int j = i; j < n; ++j) T_columns[(size_t)j * ld + i] = T[(size_t)i * ld + j];
-    }
-
-    // out = sum of weights[i] * rows of M, each `length` long and padded; several sums at once, which do not wait for
-    // each other.
-    template <int UNITS> static void sum_rows(const double *M, int rows, int length, const double *weights, double *out) {
-        Vec sum[UNITS] = {};
-        for (int i = 0; i < rows; ++i, M += length)
-            for (int r = 0; r < UNITS; ++r) sum[r] += weights[i] * load(M + r * LANES);
-        for (int r = 0; r < UNITS; ++r) store(out + r * LANES, sum[r]);
-    }
-    static void sum_rows(const double *M, int rows, int length, const double *weights, double *out) {
-        int j = 0;
-        for (; j + 4 * LANES <= length; j += 4 * LANES) sum_rows<4>(M + j, rows, length, weights, out + j);
-        switch ((length - j) / LANES) {
-        case 3: sum_rows<3>(M + j, rows, length, weights, out + j); break;
-        case 2: sum_rows<2>(M + j, rows, length, weights, out + j); break;
-        case 1: sum_rows<1>(M + j, rows, length, weights, out + j); break;
-        default: break;
-        }
-    }
-
-    void product(const double *M, double *r) {  // r <- M'r for an n x n matrix by rows
-        std::memcpy(w.data, r, n * sizeof(double));
-        sum_rows(M, n, ld, w, r);
-    }
-
-    void left(double *r) { small ? product(T, r) : forward(U, inverse, n, ld, r); }            // r <- U⁻ᵀ r
-    void right(double *r) { small ? product(T_columns, r) : backward(U, inverse, n, ld, r); }  // r <- U⁻¹ r
-
     // The sum of the sizes of each row's entries; bounds are rows with one entry.
     void measure_rows() {
-        if (small) {
-            for (int i = 0; i < e.k; ++i) {
-                const double *row = e.matrix_row(i);
-                for (int j = 0; j < n; ++j) C_columns[(size_t)j * ldk + i] = row[j];
-            }
-            std::memset(size.data, 0, ldk * sizeof(double));
-            for (int j = 0; j < n; ++j)
-                for (int i = 0; i < ldk; ++i) size[i] += std::fabs(C_columns[(size_t)j * ldk + i]);
-        } else {
-            for (int i = 0; i < e.k; ++i) {
-                const double *row = e.matrix_row(i);
-                double sum = 0;
+        for (int i = 0; i < e.k; ++i) {
+            const double *row = e.matrix_row(i);
+            double sum = 0;
 #pragma omp simd reduction(+ : sum)
-                for (int j = 0; j < n; ++j) sum += std::fabs(row[j]);
-                size[i] = sum;
-            }
+            for (int j = 0; j < n; ++j) sum += std::fabs(row[j]);
+            size[i] = sum;
         }
         for (int row = e.k; row < bases; ++row) size[row] = 1.0;
     }
@@ -313,12 +271,8 @@ class ActiveSet {
     }
 
     void violations(const double *at, double *out) const {  // R x - d
-        if (small) {
-            sum_rows(C_columns, n, ldk, at, out);
-        } else {
-            if (e.m) rows_times(e.G, e.m, n, at, out);
-            if (e.p) rows_times(e.A, e.p, n, at, out + e.m);
-        }
+        if (e.m) rows_times(e.G, e.m, n, at, out);
+        if (e.p) rows_times(e.A, e.p, n, at, out + e.m);
         for (int row = 0; row < e.k; ++row) out[row] -= d[row];
         if (e.upper)
             for (int j = 0; j < n; ++j) out[e.k + j] = at[j] - d[e.k + j];
@@ -417,7 +371,7 @@ class ActiveSet {
 
     void move_x() {  // x = x0 - P⁻¹ R'z, violations
         combine(z, u);
-        right(u);
+        backward(U, inverse, n, ld, u);
         for (int j = 0; j < n; ++j) x[j] = x0[j] - u[j];
         violations(x, v);
     }
@@ -601,7 +555,7 @@ class ActiveSet {
             for (int i = 0; i < count; ++i) z[i] -= step * y[i];
             multiplier += step;
             if (independent) {
-                right(u);
+                backward(U, inverse, n, ld, u);
                 for (int j = 0; j < n; ++j) x[j] -= step * u[j];
                 violation -= step * pivot;
             }
@@ -650,17 +604,6 @@ class ActiveSet {
             std::memset(row, 0, ldr * sizeof(double)), row[i] = 1.0;
             solve_K(row);
         }
-    }
-
-    bool is_diagonal() const {
-        for (int i = 0; i < n; ++i) {
-            const double *row = e.P + (size_t)i * n;
-            double off = 0;
-#pragma omp simd reduction(+ : off)
-            for (int j = 0; j < n; ++j) off += std::fabs(row[j]);
-            if (!(row[i] > 0) || off != row[i]) return false;
-        }
-        return true;
     }
 
     // Diagonal P, bounds, and at most one equality row a'x = b: x follows from the row's multiplier y entry by entry,
@@ -801,12 +744,12 @@ class ActiveSet {
 
     void refine() {
         double *t = gradient;
-        left(t);
+        forward(U, inverse, n, ld, t);
         for (int i = 0; i < count; ++i) y[i] = v[W[i]] - side[i] * dot(V_of(i), t, 0, n);
         solve_K(y);
         combine(y, u);
         for (int j = 0; j < n; ++j) u[j] += t[j];
-        right(u);
+        backward(U, inverse, n, ld, u);
         for (int j = 0; j < n; ++j) x[j] -= u[j];
         for (int i = 0; i < count; ++i) z[i] += y[i];
         violations(x, v);

@@ -4,7 +4,7 @@
 // P = U'U and K = R P⁻¹R' = R_W'R_W, the adjoint takes a few triangular solves.
 #pragma once
 
-#include "active_set.h"
+#include "small_active_set.h"
 
 extern "C" struct AdjointArguments {
     Problems data;
@@ -66,7 +66,7 @@ class KeptAdjoint {
           stride(Kept::size(n, total, shared_P)) {
         for (Array<double> *v : {&t, &ex, &Pu}) v->make(round_up(n));
         el.make(total), y.make(total), W.make(total), wx.make(round_up(n)), wl.make(total);
-        ux.make(n), ul.make(total);
+        ux.make(n), ul.make(total), wide.make(round_up(n));
     }
 
     Array<double> ux, ul;  // of the last element solved
@@ -97,11 +97,12 @@ class KeptAdjoint {
         if (!kept || kept[0] == Kept::NOTHING || !(norm < INF)) return false;
         const Element e(a.data, b);
         if (kept[0] == Kept::SEPARABLE) return solve_separable(e, b, vx, vl);
+        small = n <= SMALL;
         count = int(kept[0]);
         for (int i = 0; i < count; ++i) W[i] = int(kept[1 + i]), el[i] = vl ? vl[W[i]] : 0.0, wl[i] = 0.0;
         for (int j = 0; j < n; ++j) wx[j] = 0.0;
-        R = kept + 1 + count, U = R + (int64_t)count * (count + 1) / 2;
-        if (shared_P && !factor_shared(e)) return false;
+        R = kept + 1 + count, U = R + (small ? (int64_t)count * round_up(n) : (int64_t)count * (count + 1) / 2);
+        if (!small && shared_P && !factor_shared(e)) return false;
         double error = INF;
         for (int step = 0; step < 3; ++step) {
             correct(e);
@@ -122,8 +123,9 @@ class KeptAdjoint {
     const int64_t stride;
     Array<double> factor, packed;  // of a shared P
     int count = 0;
-    const double *U = nullptr, *R = nullptr;
-    Array<double> t, ex, el, y, Pu, wx, wl;
+    bool small = false;
+    const double *U = nullptr, *R = nullptr;  // of small problems: P⁻¹ and K_WW⁻¹
+    Array<double> t, ex, el, y, Pu, wx, wl, wide;
     Array<int> W;
 
     static void forward_packed(const double *M, int n, double *r) {
@@ -181,19 +183,29 @@ class KeptAdjoint {
         return true;
     }
 
+    void solve_P(const double *r) {  // t <- P⁻¹ r
+        if (small) return sum_rows(U, n, round_up(n), r, t);
+        for (int j = 0; j < n; ++j) t[j] = r[j];
+        forward_packed(U, n, t), backward_packed(U, n, t);
+    }
+
+    void solve_K() {  // y <- K_WW⁻¹ y
+        if (!small) return forward_packed(R, count, y), backward_packed(R, count, y);
+        sum_rows(R, count, round_up(n), y, wide);
+        for (int i = 0; i < count; ++i) y[i] = wide[i];
+    }
+
     // (wx, wl) += solution for the right-hand side (ex, el)
     void correct(const Element &e) {
-        for (int j = 0; j < n; ++j) t[j] = ex[j];
-        forward_packed(U, n, t), backward_packed(U, n, t);
+        solve_P(ex);
         for (int i = 0; i < count; ++i) {
             const int row = W[i];
             const double value = row < e.k ? dot(e.matrix_row(row), t.data, 0, n) : e.sign(row) * t[e.variable(row)];
             y[i] = value - el[i];
         }
-        forward_packed(R, count, y), backward_packed(R, count, y);
-        for (int j = 0; j < n; ++j) t[j] = ex[j];
-        for (int i = 0; i < count; ++i) subtract_row(e, W[i], y[i], t), wl[i] += y[i];
-        forward_packed(U, n, t), backward_packed(U, n, t);
+        solve_K();
+        for (int i = 0; i < count; ++i) subtract_row(e, W[i], y[i], ex), wl[i] += y[i];
+        solve_P(ex);
         for (int j = 0; j < n; ++j) wx[j] += t[j];
     }
 

@@ -350,10 +350,10 @@ double cube(const Problems &a) { return double(a.n) * double(a.n) * double(a.n +
 constexpr int64_t RUN = 8;  // elements of a piece that takes them one by one
 
 // Solve each element of a run by the active set method; mark those that are left over.
-struct QuickRun {
+template <class Method> struct QuickRun {
     const SolveArguments &a;
     uint8_t *left;
-    ActiveSet solver;
+    Method solver;
     int flag = 0;
 
     QuickRun(const SolveArguments &arguments, uint8_t *left_) : a(arguments), left(left_), solver(a.data) {}
@@ -374,6 +374,23 @@ struct QuickRun {
         }
     }
 };
+
+template <class Method> int run_quickly(const SolveArguments &a, uint8_t *left) {
+    return share((a.data.batch + RUN - 1) / RUN, a.threads, cube(a.data) * RUN,
+                 [&] { return std::make_unique<QuickRun<Method>>(a, left); });
+}
+
+int solve_quickly(const SolveArguments &a, uint8_t *left) {
+    switch (a.data.n <= SMALL ? round_up(int(a.data.n)) : 0) {
+    case 4: return run_quickly<SmallActiveSet<4>>(a, left);
+    case 8: return run_quickly<SmallActiveSet<8>>(a, left);
+    case 12: return run_quickly<SmallActiveSet<12>>(a, left);
+    case 16: return run_quickly<SmallActiveSet<16>>(a, left);
+    case 20: return run_quickly<SmallActiveSet<20>>(a, left);
+    case 24: return run_quickly<SmallActiveSet<24>>(a, left);
+    default: return run_quickly<ActiveSet>(a, left);
+    }
+}
 
 // A worker that takes groups of elements, one group for every piece.
 template <class Work> struct Grouped : Work {
@@ -409,8 +426,7 @@ int solve(const SolveArguments &a, int lanes) {
     std::vector<uint8_t> left(size_t(a.data.batch), 1);
     int flags = 0;
     if (a.active_set) {
-        flags |= share((a.data.batch + RUN - 1) / RUN, a.threads, cube(a.data) * RUN,
-                       [&] { return std::make_unique<QuickRun>(a, left.data()); });
+        flags |= solve_quickly(a, left.data());
     } else {
         for (int64_t b = 0; b < a.data.batch; ++b) {
             const Report out(a, b, a.data.n, total);

@@ -314,7 +314,7 @@ template <class S> struct Solver {
             const Mask settled = (changed <= 1.0) & (tries < double(POLISH_TRIES));
             Mask want = running & (settled | solved | over | (last ? !never() : never())) & !failed;
             // Within tolerance a row may still be on neither side, and its derivative anything: go on to the polish.
-            Mask done = (solved & (score <= SHARP)) | failed | over;
+            Mask done = (solved & separated()) | failed | over;
             if (any(want)) {
                 done = done | polish_where(want);
                 residuals(x, s, lam);  // the polish used their room
@@ -326,6 +326,15 @@ template <class S> struct Solver {
             for (int i = 0; i < g.total; ++i) old_Rx[i] = Rx[i];
             newton_step();
         }
+    }
+
+    Mask separated() const {  // whether every row is clearly active or clearly not
+        Mask all = !never();
+        for (int i = 0; i < g.total; ++i) {
+            const S smaller = min2(s.data[i], lam.data[i]), larger = max2(s.data[i], lam.data[i]);
+            all = all & ((smaller <= APART * larger) | !(g.inequality.data[i] > 0.0));
+        }
+        return all;
     }
 
     // Whether v'w < 0 beyond its round-off; `small` is the tolerance that follows from it.

@@ -1,0 +1,111 @@
+"""find_root and RootLayer: w with f(w, *params) = 0."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from torch import Tensor, nn
+
+from .differentiation import Implicit
+from .functions import lift
+from .iterations.anderson import Anderson
+from .iterations.broyden import Broyden
+from .iterations.gauss_newton import GaussNewton
+from .iterations.levenberg_marquardt import LevenbergMarquardt
+from .iterations.loop import Method
+from .iterations.newton import Newton
+from .iterations.picard import Picard
+from .nonlinear import Formulation, Rule, check_choices, full_precision, lifted_precision, solve_nonlinear, squared
+from .solution import ImplicitSolution
+from .unknowns import Layout
+
+METHODS = (Newton, Broyden, LevenbergMarquardt, GaussNewton, Anderson, Picard)
+
+
+def find_root(
+    f: Any,
+    w0: Any,
+    *params: Any,
+    solver: Method = Newton(),  # noqa: B008 - frozen
+    differentiate: Rule = Implicit(),  # noqa: B008 - frozen
+    strict: bool = False,
+    batch_dims: int | None = None,
+) -> ImplicitSolution:
+    """Solve `f(w, *params) = 0` for a batch of independent w, differentiably.
+
+    f is called with whole tensors, batch and all, and must act on each element of the batch alone. A tensor among the
+    params may be batched like w or shared: f broadcasts them; the gradient of shared tensors is the sum.
+
+    Args:
+        f: a function, an `nn.Module` (its parameters get gradients) or a method of one; its value is structured like
+            w0. It must not capture a tensor that requires grad.
+        w0: first iterate: a tensor or a pytree of tensors, all with the same leading batch dimensions. Its values
+            choose among several roots; it has no gradient, except with `Unrolled`.
+        params: what f depends on, tensors or pytrees of them.
+        solver: `Newton`, `Broyden`, `LevenbergMarquardt`, `GaussNewton`; `Picard` or `Anderson` apply `w - f(w)`.
+        differentiate: `Implicit`, `Unrolled` or `OneStep`.
+        strict: raise instead of warn if an element fails.
+        batch_dims: number of leading batch dimensions of w0; `None`: all but the last of a single tensor, of a pytree
+            all but the last of its leaf with the fewest.
+
+    Returns:
+        `ImplicitSolution`. An element that is not SOLVED has zero gradient.
+
+    Raises:
+        ProblemError: f's value is not like w0, f captures a tensor that requires grad, an option does not fit.
+        SolverError: an element failed and `strict`.
+
+    Differentiability:
+        w in all tensors of the params and of the module, by the implicit function theorem: any order, forward and
+        reverse, under every transform of torch.func. Where the Jacobian is singular at the root the derivative does
+        not exist: a warning, and zero for that element.
+    """
+    check_choices(solver, METHODS, differentiate, strict)
+    layout = Layout.of(lifted_precision(w0), batch_dims)
+    with full_precision(layout.device):
+        w0, params = lifted_precision(w0), lifted_precision(params)
+        lifted = lift(f, params)
+
+        def residual(w: Tensor, *tensors: Tensor) -> Tensor:
+            value = lifted.call(layout.unflatten(w), *tensors)
+            layout.check_like(value, "f(w)")
+            return layout.flatten(value)
+
+        problem = Formulation("find_root", layout, (lifted,), residual, squared(residual), misfit=residual)
+        return solve_nonlinear(problem, w0, solver, differentiate, strict)
+
+
+@final
+class RootLayer(nn.Module):
+    """`find_root` as a module that returns w alone: `w = RootLayer(f)(w0, *params)`.
+
+    Args:
+        f: as in `find_root`; a module becomes part of this one.
+        solver, differentiate, strict, batch_dims: as in `find_root`.
+    """
+
+    def __init__(
+        self,
+        f: Any,
+        *,
+        solver: Method | None = None,
+        differentiate: Rule | None = None,
+        strict: bool = False,
+        batch_dims: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.f = f
+        self.solver = Newton() if solver is None else solver
+        self.differentiate = Implicit() if differentiate is None else differentiate
+        self.strict, self.batch_dims = strict, batch_dims
+
+    def forward(self, w0: Any, *params: Any) -> Any:
+        """Return w, structured like w0; arguments, errors and differentiability as in `find_root`."""
+        return find_root(
+            self.f, w0, *params,
+            solver=self.solver, differentiate=self.differentiate, strict=self.strict, batch_dims=self.batch_dims,
+        ).w  # fmt: skip
+
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return f"solver={self.solver}, differentiate={self.differentiate}, strict={self.strict}"

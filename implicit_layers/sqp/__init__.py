@@ -1,0 +1,1 @@
+"""Sequential quadratic programming: the solver of nonlinear programs; `method.py` says how it works."""
