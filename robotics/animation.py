@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class _Stage:
         self.scene, self.bars = figure.subplots(1, 2, width_ratios=(1.75, 1))
         draw_scene(self.scene, recording.arm, recording.circles)
         draw_target(self.scene, recording.target)
-        self.names = sorted({name for layer in recording.layers for name in layer.multipliers()})
+        self.names = sorted({name for layer in recording.layers for name in layer.multipliers()}, key=_by_number)
         values = [value for layer in recording.layers for value in layer.multipliers().values()]
         self._prepare_bars(max(values, default=1.0))
         start = recording.arm.points(recording.layers[0].start).numpy()
@@ -163,6 +164,11 @@ class _Stage:
         band = patches.Polygon(corners, facecolor=to_rgba(colour, 0.3), edgecolor=colour, linewidth=1.2, zorder=3)
         self.scene.add_patch(band)
         return band
+
+
+def _by_number(name: str) -> list[str]:
+    """Return a sorting key that puts link 10 after link 2."""
+    return [part.zfill(4) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _colour(plane: HalfPlane) -> str:

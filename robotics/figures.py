@@ -16,11 +16,11 @@ from robotics.config_space import BLOCKED, FREE, Reachable, reachable_set, slice
 from robotics.files import StrPath
 from robotics.models.answer import IKStatus
 from robotics.obstacles import Circles
-from robotics.plots import COLOURS, save
+from robotics.plots import COLOURS, draw_base, draw_circles, save, workspace_axes
 from robotics.recording import Recording
 from robotics.runs import make_folder
 
-ARM, TIP, TARGET, CIRCLE = COLOURS[0], COLOURS[4], COLOURS[1], "#8C8C8C"
+ARM, TIP, TARGET = COLOURS[0], COLOURS[4], COLOURS[1]
 _GHOSTS = 9  # postures between start and end: more cannot be told apart
 _PANELS = 4
 _FREE_CELL, _BLOCKED_CELL = "#CFE5F5", "#F6C9A8"
@@ -50,7 +50,7 @@ def plot_path(path: StrPath, recording: Recording) -> Path:
     moments = recording.frames(max(60, 2 * len(recording.layers)))
     chains = np.stack([arm.points(recording.theta(*moment)).numpy() for moment in moments])
     for i in _evenly_along(chains[:, -1], _GHOSTS):
-        axes.plot(*chains[i].T, color=ARM, alpha=0.28, linewidth=1.2, zorder=3, label=None)
+        axes.plot(*chains[i].T, color=ARM, alpha=0.28, linewidth=1.2, zorder=3)
     axes.plot(*chains[0].T, color=ARM, ls=(0, (3, 1.5)), linewidth=1.8, zorder=4, label="start")
     axes.plot(*chains[:, -1].T, color=TIP, linewidth=2, zorder=5, label="path of the tip")
     draw_arm(axes, chains[-1], label="end")
@@ -75,7 +75,7 @@ def plot_reachable(path: StrPath, recording: Recording, reachable: Reachable) ->
     axes.imshow(reachable.kind, origin="lower", extent=extent, cmap=palette, vmin=0, vmax=2, zorder=0)
     for least, colour in ((BLOCKED, TARGET), (FREE, ARM)):
         inside = (reachable.kind >= least).astype(float)
-        axes.contour(reachable.x, reachable.x, inside, [0.5], colors=colour, linewidths=0.8, zorder=1)
+        axes.contour(reachable.x, reachable.x, inside, [0.5], colors=colour, linewidths=0.8, zorder=0.5)
     axes.fill([], [], facecolor=_FREE_CELL, edgecolor=ARM, label="reachable")
     if (reachable.kind == BLOCKED).any():
         axes.fill([], [], facecolor=_BLOCKED_CELL, edgecolor=TARGET, label="blocked by the circles")
@@ -146,13 +146,21 @@ def _draw_moment(axes: Any, recording: Recording, points: Tensor, moment: int, j
 def draw_arm(axes: Any, chain: Any, label: str | None = None) -> Any:
     """Draw an arm by its points (n+1, 2), and return its line."""
     style = {"marker": "o", "markersize": 6, "markerfacecolor": "white", "markeredgewidth": 1.8, "linewidth": 3.2}
-    (line,) = axes.plot(*chain.T, color=ARM, zorder=6, label=label, solid_capstyle="round", **style)
+    (line,) = axes.plot(
+        *chain.T, color=ARM, zorder=6, label=label, solid_capstyle="round", markevery=slice(1, None), **style
+    )
     return line
 
 
 def draw_target(axes: Any, target: Tensor) -> None:
-    """Draw a target as a cross, with an arrow along its orientation if it has one."""
-    x, y = target[:2].tolist()
+    """Draw a target as a cross, with an arrow along its orientation if it has one; at the edge if it is outside."""
+    edge = 0.98 * axes.get_xlim()[1]
+    x, y = (min(max(value, -edge), edge) for value in target[:2].tolist())
+    if [x, y] != target[:2].tolist():
+        where = "target, farther out: ({:.4g}, {:.4g})".format(*target[:2].tolist()).replace("-", "\u2212")
+        offset = (8 if x < 0 else -8, 12 if y < 0 else -20)
+        text = {"ha": "left" if x < 0 else "right", "color": TARGET, "fontsize": 9.5, "zorder": 8}
+        axes.annotate(where, (x, y), offset, textcoords="offset points", **text)
     style = {"marker": "x", "markersize": 11, "markeredgewidth": 2.6, "ls": ""}
     axes.plot(x, y, color=TARGET, zorder=8, label="target", **style)
     if len(target) == 3:
@@ -164,18 +172,10 @@ def draw_target(axes: Any, target: Tensor) -> None:
 
 def draw_scene(axes: Any, arm: PlanarArm, circles: Circles) -> None:
     """Draw the circles with their numbers, the ring of the reach and the base, on axes [m] that hold them."""
-    for i, (x, y, radius) in enumerate(circles.to_json()["circles"]):
-        patch = patches.Circle((x, y), radius, facecolor="#D9D9D9", edgecolor="#6B6B6B", linewidth=1.2, zorder=2)
-        patch.set_label("circle" if i == 0 else None)
-        axes.add_patch(patch)
-        axes.text(x, y, str(i), ha="center", va="center", color="#333333", fontsize=10, zorder=2.5, clip_on=True)
-    ring = {"fill": False, "edgecolor": "#7F7F7F", "ls": ":", "linewidth": 1}
-    axes.add_patch(patches.Circle((0, 0), arm.reach, zorder=1, **ring))
-    axes.plot(0, 0, color="black", marker="s", markersize=8, zorder=7)
-    bound = 1.05 * arm.reach
-    axes.set(aspect="equal", xlim=(-bound, bound), ylim=(-bound, bound), xlabel="x [m]", ylabel="y [m]")
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
+    draw_circles(axes, circles, label="circle", numbers=True)
+    draw_base(axes, arm)
+    workspace_axes(axes, arm, "")
+    axes.set_ylabel("y [m]")
 
 
 def _workspace(recording: Recording) -> tuple[Figure, Any]:

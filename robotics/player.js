@@ -44,17 +44,18 @@ const text = (chain) => chain.map(([x, y]) => `${x},${y}`).join(" ");
 
 // --- the scene: metres, y upwards -----------------------------------------------------------------
 const bound = 1.08 * reach, thin = reach / 320;
+const inView = (x) => Math.min(Math.max(x, -1.03 * reach), 1.03 * reach);
 const scene = byId("scene");
 scene.setAttribute("viewBox", `${-bound} ${-bound} ${2 * bound} ${2 * bound}`);
 const world = element("g", { transform: "scale(1,-1)" }, scene);
 const backdrop = element("g", {}, world);
 const planes = element("g", { id: "planes" }, world);
-const trail = element("polyline", { fill: "none", stroke: "#e69f00", "stroke-width": 2 * thin, "stroke-linejoin": "round" }, world);
-const start = element("polyline", { fill: "none", stroke: "#0072b2", "stroke-width": 1.6 * thin, "stroke-dasharray": `${5 * thin} ${4 * thin}`, opacity: 0.6 }, world);
-const body = element("polyline", { id: "arm", fill: "none", stroke: "#0072b2", "stroke-width": Math.max(4 * thin, 2 * data.arm.link_radius), "stroke-linecap": "round", "stroke-linejoin": "round" }, world);
+const trail = element("polyline", { fill: "none", stroke: "var(--tip)", "stroke-width": 2 * thin, "stroke-linejoin": "round" }, world);
+const start = element("polyline", { fill: "none", stroke: "var(--arm)", "stroke-width": 1.6 * thin, "stroke-dasharray": `${5 * thin} ${4 * thin}`, opacity: 0.6 }, world);
+const body = element("polyline", { id: "arm", fill: "none", stroke: "var(--arm)", "stroke-width": Math.max(4 * thin, 2 * data.arm.link_radius), "stroke-linecap": "round", "stroke-linejoin": "round" }, world);
 const joints = element("g", { id: "joint-dots" }, world);
 const marks = element("g", {}, world);
-const labels = element("g", { "font-size": 11.5 * thin, "font-family": "system-ui, sans-serif" }, scene);
+const labels = element("g", { "font-family": "system-ui, sans-serif" }, scene);
 
 function label(x, y, content, attributes = {}) {
   element("text", { x, y: -y, ...attributes }, labels).textContent = content;
@@ -63,23 +64,28 @@ function label(x, y, content, attributes = {}) {
 function drawBackdrop() {
   const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50].find((size) => reach / size <= 4) || reach / 4;
   for (let i = -Math.floor(bound / step); i * step <= bound; i++) {
-    const at = i * step, style = { stroke: "#ececec", "stroke-width": thin / 1.5 };
+    const at = i * step, style = { stroke: "var(--grid)", "stroke-width": thin / 1.5 };
     element("line", { x1: at, x2: at, y1: -bound, y2: bound, ...style }, backdrop);
     element("line", { y1: at, y2: at, x1: -bound, x2: bound, ...style }, backdrop);
-    const name = String(Number(at.toPrecision(3))).replace("-", "\u2212"), edge = bound - 3 * thin;
-    if (Math.abs(at) < 0.97 * bound) {
-      label(at, -edge, i ? name : "0", { "text-anchor": "middle", fill: "#5a5a5a" });
-      if (i) label(-edge, at - 3 * thin, name, { fill: "#5a5a5a" });
+    const last = (i + 1) * step > 0.94 * bound ? " m" : "";
+    const name = String(Number(at.toPrecision(3))).replace("-", "\u2212") + last, edge = bound - 3 * thin;
+    if (Math.abs(at) <= 0.94 * bound) {
+      label(at, -edge, name, { "text-anchor": "middle", fill: "var(--soft)" });
+      if (i) label(-edge, at - 3 * thin, name, { fill: "var(--soft)" });
     }
   }
-  label(bound - 3 * thin, -bound + 14 * thin, "x, y [m]", { "text-anchor": "end", fill: "#5a5a5a" });
-  element("circle", { r: reach, fill: "none", stroke: "#7f7f7f", "stroke-width": thin, "stroke-dasharray": `${thin} ${3 * thin}` }, backdrop);
+  element("circle", { r: reach, fill: "none", stroke: "var(--soft)", "stroke-width": thin, "stroke-dasharray": `${thin} ${3 * thin}` }, backdrop);
   data.circles.forEach(([cx, cy, r], i) => {
-    element("circle", { cx, cy, r, fill: "#d9d9d9", stroke: "#6b6b6b", "stroke-width": 1.2 * thin }, backdrop);
-    label(cx, cy - 4 * thin, i, { "text-anchor": "middle", fill: "#333" });
+    element("circle", { cx, cy, r, fill: "var(--circle)", stroke: "var(--soft)", "stroke-width": 1.2 * thin }, backdrop);
+    label(cx, cy - 4 * thin, i, { "text-anchor": "middle", fill: "var(--ink)" });
   });
-  element("rect", { x: -4 * thin, y: -4 * thin, width: 8 * thin, height: 8 * thin }, backdrop);
-  const [x, y, turn] = data.target, arm = 5 * thin, style = { stroke: "#d55e00", "stroke-width": 2.4 * thin };
+  element("rect", { x: -4 * thin, y: -4 * thin, width: 8 * thin, height: 8 * thin, fill: "var(--ink)" }, backdrop);
+  const [tx, ty, turn] = data.target, [x, y] = [inView(tx), inView(ty)];
+  const arm = 5 * thin, style = { stroke: "var(--target)", "stroke-width": 2.4 * thin };
+  if (x !== tx || y !== ty) {
+    const anchor = x > 0 ? "end" : "start", below = y > 0 ? -16 : 10;
+    label(x, y + below * thin, `target, farther out: (${tx}, ${ty})`.replaceAll("-", "\u2212"), { id: "far", "text-anchor": anchor, fill: "var(--target)" });
+  }
   element("line", { x1: x - arm, y1: y - arm, x2: x + arm, y2: y + arm, ...style }, marks);
   element("line", { x1: x - arm, y1: y + arm, x2: x + arm, y2: y - arm, ...style }, marks);
   if (turn !== undefined) {
@@ -107,16 +113,21 @@ function drawPlanes(k) {
     if (plane.active) {
       const end = [b, a].find(([x, y]) => Math.hypot(x, y) < reach) || b;
       const away = end === b ? at(half + 4 * thin, 0) : at(-half - 4 * thin, 0);
-      label(away[0], away[1] - 3 * thin, `link ${plane.link + 1}`, { class: "plane", "text-anchor": "middle", fill: colour, stroke: "#fff", "stroke-width": 3 * thin, "paint-order": "stroke" });
+      label(away[0], away[1] - 3 * thin, `link ${plane.link + 1}`, { class: "plane", "text-anchor": "middle", fill: colour, stroke: "var(--paper)", "stroke-width": 3 * thin, "paint-order": "stroke" });
     }
   }
 }
 
 // --- the panel ------------------------------------------------------------------------------------
-const names = [...new Set(data.layers.flatMap((layer) => Object.keys(layer.multipliers)))].sort();
+const names = [...new Set(data.layers.flatMap((layer) => Object.keys(layer.multipliers)))]
+  .sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
 const most = Math.max(10 * LEAST, ...data.layers.flatMap((layer) => Object.values(layer.multipliers)));
 const share = (value) => value > LEAST ? Math.log(value / LEAST) / Math.log(most / LEAST) : 0;
 const short = (value) => value === null ? "\u221e" : Math.abs(value) >= 1e-3 || value === 0 ? value.toFixed(4) : value.toExponential(1);
+
+const subscript = (digits) => [...digits].map((digit) => String.fromCharCode(0x2080 + Number(digit))).join("");
+const jointName = (i) => `\u03b8${subscript(String(i + 1))}`;
+const fixed = (value, digits) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "\u2212");
 
 function drawPanel(k, theta) {
   const layer = data.layers[k];
@@ -141,9 +152,9 @@ function drawPanel(k, theta) {
   byId("multipliers").hidden = !byId("show-multipliers").checked;
   byId("joints").replaceChildren(...theta.map((angle, i) => {
     const [low, high] = data.arm.limits[i], row = html("div", "bar joint", null);
-    html("span", "", `\u03b8${String.fromCharCode(0x2081 + i)} in [${low.toFixed(2)}, ${high.toFixed(2)}]`.replaceAll("-", "\u2212"), row);
+    html("span", "", `${jointName(i)} in [${fixed(low, 2)}, ${fixed(high, 2)}]`, row);
     html("div", "mark", null, html("div", "track", null, row)).style.left = `${high > low ? 100 * (angle - low) / (high - low) : 50}%`;
-    html("span", "", angle.toFixed(4).replace("-", "\u2212"), row);
+    html("span", "", fixed(angle, 4), row);
     return row;
   }));
 }
@@ -155,7 +166,7 @@ function draw() {
   body.setAttribute("points", text(chain));
   joints.replaceChildren();
   for (const [cx, cy] of chain.slice(1)) {
-    element("circle", { cx, cy, r: 3 * thin, fill: "#fff", stroke: "#0072b2", "stroke-width": 1.6 * thin }, joints);
+    element("circle", { cx, cy, r: 3 * thin, fill: "var(--paper)", stroke: "var(--arm)", "stroke-width": 1.6 * thin }, joints);
   }
   const visible = byId("show-trail").checked ? "visible" : "hidden";
   trail.setAttribute("points", text(tips.slice(0, frame + 1)));
@@ -233,5 +244,9 @@ document.addEventListener("keydown", (event) => {
 byId("headline").textContent = data.headline;
 document.title = data.headline;
 drawBackdrop();
+// Letters keep their size on the screen, however narrow the window.
+new ResizeObserver(() => {
+  labels.setAttribute("font-size", 12 * 2 * bound / Math.max(scene.clientWidth, 1));
+}).observe(scene);
 draw();
 announce();

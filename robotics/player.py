@@ -24,15 +24,13 @@ def write_player(path: StrPath, recording: Recording, frames: int = FRAMES) -> P
     """
     moments = recording.frames(max(frames, 2 * len(recording.layers)))
     x, y = recording.target[:2].tolist()
+    place = f"({x:.4g}, {y:.4g})".replace("-", "\u2212")
     headline = (
-        f"{recording.arm.num_links} links to ({x:.4g}, {y:.4g}) m among {recording.circles.radii.numel()} circles: "
+        f"{recording.arm.num_links} links to {place} m among {recording.circles.radii.numel()} circles: "
         f"{IKStatus(recording.status).name}"
     )
-    data = recording.to_json() | {
-        "frames": moments,
-        "headline": headline,
-        "colours": COLOURS[1:],
-    }  # the first is the arm's
+    links = COLOURS[1:]  # the first is the arm's
+    data = recording.to_json() | {"frames": moments, "headline": headline, "colours": links}
     # "</script>" or "<!--" in a string would end the element that holds it.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     page, script = (

@@ -1,5 +1,6 @@
 """The page in a real browser: what it draws is the numpy kinematics, and every control does what it says."""
 
+import io
 import json
 import math
 import re
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from browser import open_browser
+from PIL import Image
 
 from robotics import Circles, FileError, PlanarArm
 from robotics.player import write_player
@@ -175,10 +177,62 @@ def test_the_bars_are_the_multipliers_of_the_layer_and_can_be_hidden(page):
     assert not page.run(visible)
 
 
-def test_a_screenshot_shows_the_arm(page):
-    assert page.screenshot().startswith(b"\x89PNG")
-    box = page.run("const b = document.getElementById('arm').getBoundingClientRect(); return [b.width, b.height]")
-    assert min(box) > 20
+def test_a_screenshot_shows_the_arm_and_moves(page):
+    def blue():
+        seen = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
+        return abs(seen - [0x00, 0x72, 0xB2]).max(-1) <= 12
+
+    box = page.run("const b = document.getElementById('scene').getBoundingClientRect();"
+                   "return [b.left, b.top, b.right, b.bottom].map(Math.round)")  # fmt: skip
+    inside = np.s_[box[1] : box[3], box[0] : box[2]]
+    first = blue()[inside]
+    page.run(SET_SLIDER, LAST)
+    last = blue()[inside]
+    assert min(first.sum(), last.sum()) > 500
+    assert (first ^ last).sum() > 500
+
+
+def test_a_narrow_window_has_no_sideways_scrolling_and_letters_of_the_same_size(page):
+    height = "return document.querySelector('#scene text').getBoundingClientRect().height"
+    wide = page.run(height)
+    try:
+        page.call("POST", "/window/rect", width=520, height=900)
+        page.wait("return innerWidth < 600")
+        page.wait(f"return Math.abs(({height.removeprefix('return ')}) - {wide}) < 1")
+        assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+        below = "const y = (q) => document.querySelector(q).getBoundingClientRect().top;"
+        assert page.run(below + "return y('#scene') < y('#controls') && y('#controls') < y('section')")
+    finally:
+        page.call("POST", "/window/rect", width=1280, height=1000)
+
+
+def test_a_dark_page_is_dark_and_can_be_read(page):
+    media = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    read = """const rgb = (style) => style.match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0);
+    const body = getComputedStyle(document.body), text = getComputedStyle(document.querySelector('#scene text'));
+    return [rgb(body.backgroundColor), rgb(body.color), rgb(text.fill)]"""
+    paper, ink, letters = page.run(read)
+    assert paper - max(ink, letters) > 300
+    page.call("POST", "/goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params=media)
+    paper, ink, letters = page.run(read)
+    assert min(ink, letters) - paper > 300
+    page.call("POST", "/goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params={"features": []})
+
+
+def test_ten_links_are_counted_and_a_target_outside_of_the_picture_is_named(browser, tmp_path):
+    arm = PlanarArm.unit(10)
+    posture = arm.sample(1, torch.Generator().manual_seed(1))[0]
+    browser.open(write_player(tmp_path / "way.html", record(arm, posture, numbers(40.0, -30.0), NOTHING)).as_uri())
+    assert browser.errors() == []
+    text = "return [...document.querySelectorAll('#joints .bar > span:first-child')].map((s) => s.textContent)"
+    assert [name.split(" ")[0] for name in browser.run(text)][-2:] == ["θ₉", "θ₁₀"]
+    links = [
+        name for name in browser.run("return [...document.querySelectorAll('#bars .bar')].map((b) => b.dataset.name)")
+    ]
+    counted = [int(name.split(",")[0].split()[1]) for name in links if "trust region" in name]
+    assert counted == sorted(counted)
+    assert max(counted) == 10
+    assert browser.run("return document.getElementById('far').textContent") == "target, farther out: (40, −30)"
 
 
 @pytest.mark.parametrize("links", [1, 6])
