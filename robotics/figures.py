@@ -136,7 +136,7 @@ def _draw_moment(axes: Any, recording: Recording, points: Tensor, moment: int, j
     axes.plot(*way[0], color="black", marker="s", markersize=5, ls="", zorder=6, label="start")
     axes.plot(*way[moment], **_POSTURE, label="posture in this slice")
     others = [i for i in range(recording.arm.num_links) if i not in joints]
-    held = ", ".join(f"$\\theta_{{{i + 1}}}$ = {points[moment, i]:.2f}" for i in others[:3])
+    held = ", ".join(f"$\\theta_{{{i + 1}}} = {points[moment, i]:.2f}$" for i in others[:3])
     held += ", …" if len(others) > 3 else ""
     when = f"after layer {moment}" if moment else "start"
     axes.set_title(when + (f"\n{held} rad" if held else ""), fontsize=10)
