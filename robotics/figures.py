@@ -158,8 +158,9 @@ def draw_target(axes: Any, target: Tensor) -> None:
     x, y = (min(max(value, -edge), edge) for value in target[:2].tolist())
     if [x, y] != target[:2].tolist():
         where = "target, farther out: ({:.4g}, {:.4g})".format(*target[:2].tolist()).replace("-", "\u2212")
-        offset = (8 if x < 0 else -8, 12 if y < 0 else -20)
-        text = {"ha": "left" if x < 0 else "right", "color": TARGET, "fontsize": 9.5, "zorder": 8}
+        offset = (8 if x < 0 else -8, -20 if y == edge else 12)
+        text: dict[str, Any] = {"ha": "left" if x < 0 else "right", "color": TARGET, "fontsize": 9.5, "zorder": 8}
+        text["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
         axes.annotate(where, (x, y), offset, textcoords="offset points", **text)
     style = {"marker": "x", "markersize": 11, "markeredgewidth": 2.6, "ls": ""}
     axes.plot(x, y, color=TARGET, zorder=8, label="target", **style)
