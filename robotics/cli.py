@@ -10,9 +10,10 @@ import torch
 
 from robotics import demo as demonstration
 from robotics.arm import PlanarArm
-from robotics.checks import finite_numbers, shown
+from robotics.checks import finite_numbers
 from robotics.cli_group import PATH, Commands, common, examples
-from robotics.cli_inputs import answer_rows, check_arm, held_out_targets, load_models
+from robotics.cli_inputs import answer_rows, check_arm, held_out_targets, load_models, read_target
+from robotics.cli_look import animate, figures
 from robotics.cli_track import track
 from robotics.dataset import IKDataset, make_dataset
 from robotics.dataset_config import DatasetConfig
@@ -41,6 +42,8 @@ def main() -> None:
 
 
 main.add_command(track)
+main.add_command(figures)
+main.add_command(animate)
 
 
 @main.command(epilog=examples("demo --out runs/demo", "demo --quick --out runs/quick --seed 1"))
@@ -197,13 +200,7 @@ def why(out: Path | None, seed: int, target: str, scene: Path) -> None:
     that would let it get there, each verified. Nothing in it is random.
     """
     circles, arm = read_scene(scene)
-    try:
-        values = [float(part) for part in target.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (2, 3):
-        raise ValueError(f"target: expected x,y or x,y,theta, found {shown(target)}")
-    explanation = explain(arm or PlanarArm.duka(), torch.tensor(values, dtype=torch.float64), circles)
+    explanation = explain(arm or PlanarArm.duka(), read_target(target), circles)
     click.echo("\n".join(explanation.lines(circles)))
     if out is not None:
         write_json(out, explanation.to_json())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
+from robotics.checks import finite_numbers, shown
 from robotics.dataset import IKDataset
 from robotics.files import FileError
 from robotics.models import IKAnswer, IKStatus
@@ -60,3 +61,19 @@ def answer_rows(answer: IKAnswer) -> list[list[object]]:
         numbers = theta if answered else [""] * len(theta)
         rows.append([*numbers, IKStatus(status).name, error if answered else "", clearance if answered else ""])
     return rows
+
+
+def read_numbers(name: str, text: str, expected: str, counts: tuple[int, ...]) -> list[float]:
+    """Return comma-separated numbers, or raise ValueError unless there are as many as allowed."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        raise ValueError(f"{name}: expected {expected}, found {shown(text)}")
+    return list(finite_numbers(name, values))
+
+
+def read_target(text: str) -> Tensor:
+    """Return x,y or x,y,theta as (2,) or (3,) [m, m, rad]."""
+    return torch.tensor(read_numbers("target", text, "x,y or x,y,theta", (2, 3)), dtype=torch.float64)

@@ -38,18 +38,18 @@ def plot_workspace(path: StrPath, dataset: IKDataset) -> Path:
     config = dataset.config
     figure = Figure(figsize=(6.5, 7), layout="constrained")
     axes = figure.add_subplot()
-    _draw_circles(axes, Circles.from_json({"circles": config.circles}), label="circles")
+    draw_circles(axes, Circles.from_json({"circles": config.circles}), label="circles")
     for tips, colour, label in (
         (dataset.targets[:, :2], COLOURS[0], f"kept: {len(dataset)}"),
         (dataset.removed, COLOURS[1], f"removed: {len(dataset.removed)}"),
     ):
         x, y = tips[:_MOST_POINTS].T
         axes.scatter(x, y, s=4, color=colour, alpha=0.5, linewidths=0, label=label, zorder=2)
-    _draw_base(axes, config.arm)
-    _workspace_axes(axes, config.arm, f"Workspace: tips of {config.sampling} samples, {config.removal} removal")
+    draw_base(axes, config.arm)
+    workspace_axes(axes, config.arm, f"Workspace: tips of {config.sampling} samples, {config.removal} removal")
     axes.set_ylabel("y [m]")
     figure.legend(loc="outside lower center", ncols=3, markerscale=3, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_losses(path: StrPath, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Path:
@@ -73,7 +73,7 @@ def plot_losses(path: StrPath, histories: Mapping[str, Sequence[Mapping[str, flo
     panels[0].set_ylabel("loss")
     panels[0].legend(frameon=False)
     figure.suptitle("Training: the loss of each model")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_arms(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor, answers: Mapping[str, Tensor]) -> Path:
@@ -92,25 +92,25 @@ def plot_arms(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor, 
         points = arm.points(theta)
         colliding = circles.clearance(points, arm.link_radius) < 0
         violating = arm.limit_violation(theta) > 0
-        _draw_circles(axes, circles)
+        draw_circles(axes, circles)
         for i, (target, chain) in enumerate(zip(targets.tolist(), points, strict=True)):
             colour = COLOURS[i % len(COLOURS)]
             unsafe = bool(colliding[i] | violating[i])
             line = _UNSAFE if unsafe else _SAFE
             axes.plot(*chain.T, color=colour, zorder=3, **line)
             axes.plot(*target[:2], color=colour, zorder=4, **_TARGET)
-        _draw_base(axes, arm)
+        draw_base(axes, arm)
         facts = f"{int(colliding.sum())} collide, {int(violating.sum())} beyond a limit"
         if missing := int(theta.isnan().any(-1).sum()):
             facts += f", {missing} without answer"
-        _workspace_axes(axes, arm, f"{name}\n{facts}")
+        workspace_axes(axes, arm, f"{name}\n{facts}")
     panels[0].set_ylabel("y [m]")
     panels[0].plot([], [], label="target", color="black", **_TARGET)
     panels[0].plot([], [], label="safe arm", color="black", **_SAFE)
     panels[0].plot([], [], label="arm that collides or is beyond a limit", color="black", **_UNSAFE)
     figure.suptitle(f"Answers to the same {len(targets)} targets")
     figure.legend(loc="outside lower center", ncols=3 if len(answers) > 1 else 1, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_errors(
@@ -146,7 +146,7 @@ def plot_errors(
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_track(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor, track: Track) -> Path:
@@ -161,7 +161,7 @@ def plot_track(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor,
     """
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     left, errors, joints = figure.subplot_mosaic("AB;AC", width_ratios=[1.2, 1]).values()
-    _draw_circles(left, circles)
+    draw_circles(left, circles)
     shown = np.unique(np.linspace(0, len(targets) - 1, _POSTURES).astype(int))
     for points in arm.points(track.theta[shown]):
         left.plot(*points.T, color=_GREY, alpha=0.6, marker="o", markersize=3, linewidth=1.2, zorder=2)
@@ -177,9 +177,9 @@ def plot_track(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor,
         errors.scatter(tick[here], relative[here], **style)
     for i, angle in enumerate(track.theta.T):
         joints.plot(tick, angle, color=COLOURS[i % len(COLOURS)], label=f"θ{i + 1}", linewidth=1.5)
-    _draw_base(left, arm)
+    draw_base(left, arm)
     held = int((track.status != TrackStatus.REACHED).sum())
-    _workspace_axes(left, arm, f"Tip among circles: {len(targets) - held} of {len(targets)} targets reached")
+    workspace_axes(left, arm, f"Tip among circles: {len(targets) - held} of {len(targets)} targets reached")
     left.set_ylabel("y [m]")
     errors.set(yscale="log", ylabel="tip error [share of reach]", title="Tip error and joint angles by tick")
     joints.set(xlabel="tick", ylabel="angle [rad]")
@@ -187,29 +187,36 @@ def plot_track(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor,
         axes.grid(alpha=0.3)
     joints.legend(frameon=False, ncols=3, loc="best")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
-def _draw_circles(axes: Any, circles: Circles, label: str | None = None) -> None:
+def draw_circles(axes: Any, circles: Circles, label: str | None = None, numbers: bool = False) -> None:
+    """Draw circles, hatched or with their numbers; the first has the label."""
+    hatch = None if numbers else "///"
     for i, (x, y, radius) in enumerate(circles.to_json()["circles"]):
-        patch = patches.Circle((x, y), radius, facecolor="#D9D9D9", edgecolor=_GREY, hatch="///", linewidth=1, zorder=1)
+        patch = patches.Circle((x, y), radius, facecolor="#D9D9D9", edgecolor=_GREY, hatch=hatch, linewidth=1, zorder=1)
         patch.set_label(label if i == 0 else None)
         axes.add_patch(patch)
+        if numbers:
+            axes.text(x, y, str(i), ha="center", va="center", color="#333333", fontsize=10, zorder=2.5, clip_on=True)
 
 
-def _draw_base(axes: Any, arm: PlanarArm) -> None:
+def draw_base(axes: Any, arm: PlanarArm) -> None:
+    """Draw the base and the ring of the reach."""
     axes.add_patch(patches.Circle((0, 0), arm.reach, fill=False, edgecolor=_GREY, ls=":", linewidth=1, zorder=1))
-    axes.plot(0, 0, color="black", marker="s", markersize=8, zorder=5)
+    axes.plot(0, 0, color="black", marker="s", markersize=8, zorder=7)
 
 
-def _workspace_axes(axes: Any, arm: PlanarArm, title: str) -> None:
+def workspace_axes(axes: Any, arm: PlanarArm, title: str) -> None:
+    """Set the limits, label and grid of axes [m] that hold the arm."""
     bound = 1.05 * arm.reach
     axes.set(aspect="equal", xlim=(-bound, bound), ylim=(-bound, bound), xlabel="x [m]", title=title)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
 
 
-def _save(figure: Figure, path: StrPath) -> Path:
+def save(figure: Figure, path: StrPath) -> Path:
+    """Write a figure as PNG, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     write_bytes(path, buffer.getvalue())

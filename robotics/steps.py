@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +33,35 @@ ESCAPE_MARGIN = 1e-3  # of reach: a start that leaves a circle keeps this far of
 ESCAPE_WEIGHT = 10.0
 
 
+class Step(NamedTuple):
+    """A step as it was taken, for those who watch; multipliers are those of the program whose solution it is.
+
+    Attributes:
+        certified: whether the rows were hard.
+        start: joint angles before it, `(*batch, n)` [rad].
+        end: joint angles after it, `(*batch, n)` [rad].
+        fraction: share of the program's solution that was taken, `(*batch,)`.
+        margin: extra distance in the rows, of reach.
+        rows: the rows about circles.
+        z_rows: their multipliers, `(*batch, r)`, >= 0.
+        z_turns: multipliers of the trust region, dphi <= TRUST then -dphi <= TRUST, `(*batch, 2n)`, >= 0.
+        z_limits: multipliers of the limits, `(*batch, n)`; < 0 at the lower, > 0 at the upper.
+    """
+
+    certified: bool
+    start: Tensor
+    end: Tensor
+    fraction: Tensor
+    margin: float
+    rows: ClearanceRows
+    z_rows: Tensor
+    z_turns: Tensor
+    z_limits: Tensor
+
+
+Watch = Callable[[Step], None]
+
+
 def certified_step(
     arm: PlanarArm,
     theta: Tensor,
@@ -38,6 +69,7 @@ def certified_step(
     circles: Circles,
     curvature: bool = False,
     limits: tuple[Tensor, Tensor] | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Take one step of rows (C): solve without remainder, again with that step's remainder, then shorten.
 
@@ -50,10 +82,26 @@ def certified_step(
         circles: the scene, shared or one per posture.
         curvature: see `build_step`; to get as near as can be to a target that cannot be reached.
         limits: see `build_step`; theta must be inside them.
+        watch: called with the step.
 
     Returns:
         Joint angles `(*batch, n)` inside the limits; the whole straight path to them is clear of the circles.
     """
+    end = _certified_end(arm, theta, targets, circles, curvature, limits)
+    if watch is not None:
+        watch(_observe(arm, theta, end, targets, circles, curvature, limits))
+    return end
+
+
+def _certified_end(
+    arm: PlanarArm,
+    theta: Tensor,
+    targets: Tensor,
+    circles: Circles,
+    curvature: bool,
+    limits: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Take a certified step, by programs only where something is in the way."""
     batch = theta.shape[:-1]
     if curvature or not batch or targets.shape[:-1] != batch or circles.radii.shape[:-1] not in ((), batch):
         return _step_by_programs(arm, theta, targets, circles, curvature, limits)
@@ -108,13 +156,35 @@ def _step_by_programs(
     """Take a certified step by its two programs; see `certified_step` for the arguments."""
     rows = clearance_rows(arm, theta, circles)
     problem = build_step(arm, theta, targets, rows, curvature=curvature, limits=limits)
-    step, _ = _solve(problem)
+    step = _solve(problem).x
     lower, upper = arm.limits_tensor(theta) if limits is None else limits
     if not circles.radii.shape[-1]:
         return (theta + step).clamp(lower, upper)
     step = _with_remainder(arm, step, rows, problem)
     step = (theta + step).clamp(lower, upper) - theta  # before the certificate, which is of the step as taken
     return (theta + step * _certified(arm, step, rows)).clamp(lower, upper)
+
+
+def _observe(
+    arm: PlanarArm,
+    theta: Tensor,
+    end: Tensor,
+    targets: Tensor,
+    circles: Circles,
+    curvature: bool,
+    limits: tuple[Tensor, Tensor] | None,
+) -> Step:
+    """Describe a certified step by both its programs, solved for everyone: watching must not change the step."""
+    rows = clearance_rows(arm, theta, circles)
+    build = partial(build_step, arm, theta, targets, rows, curvature=curvature, limits=limits)
+    first = last = _solve(build())
+    step = first.x
+    fraction = torch.ones_like(step[..., 0])
+    if circles.radii.shape[-1]:
+        last = _solve(build(remainder(arm, step, rows)))
+        step = torch.where(last.solved[..., None], last.x, step)
+        fraction = _certified(arm, step, rows)[..., 0]
+    return Step(True, theta, end, fraction, MARGIN, rows, *_multipliers(arm, last, first))
 
 
 def _with_remainder(arm: PlanarArm, step: Tensor, rows: ClearanceRows, problem: QPProblem) -> Tensor:
@@ -129,13 +199,13 @@ def _with_remainder(arm: PlanarArm, step: Tensor, rows: ClearanceRows, problem: 
     n = arm.num_links
     tight = torch.cat((problem.h[..., : 2 * n], problem.h[..., 2 * n :] - rem), -1)  # type: ignore[index]
     if not kept.ndim:
-        again, solved = _solve(problem._replace(h=tight))
-        return torch.where(solved[..., None], again, step)
+        again = _solve(problem._replace(h=tight))
+        return torch.where(again.solved[..., None], again.x, step)
     where = (~kept).nonzero(as_tuple=True)
     left = QPProblem(*(None if part is None else part[where] for part in problem._replace(h=tight)))  # type: ignore[arg-type]
-    again, solved = _solve(left)
+    again = _solve(left)
     # With the remainder the rows may have no point in common; the first step, shortened, stands then.
-    return step.index_put(where, torch.where(solved[..., None], again, step[where]))
+    return step.index_put(where, torch.where(again.solved[..., None], again.x, step[where]))
 
 
 def leave_saddle(
@@ -189,17 +259,30 @@ def _certified(arm: PlanarArm, step: Tensor, rows: ClearanceRows) -> Tensor:
 
 
 def soft_step(
-    arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, margin: float, slack_weight: float = ESCAPE_WEIGHT
+    arm: PlanarArm,
+    theta: Tensor,
+    targets: Tensor,
+    circles: Circles,
+    margin: float,
+    slack_weight: float = ESCAPE_WEIGHT,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Take one step whose rows about circles may be broken at a price; see `certified_step` for the arguments."""
     rows = clearance_rows(arm, theta, circles, margin)
-    step, _ = _solve(build_step(arm, theta, targets, rows, slack_weight=slack_weight))
+    solved = _solve(build_step(arm, theta, targets, rows, slack_weight=slack_weight))
     lower, upper = arm.limits_tensor(theta)
-    return (theta + step[..., : arm.num_links]).clamp(lower, upper)
+    end = (theta + solved.x[..., : arm.num_links]).clamp(lower, upper)
+    if watch is not None:
+        whole = torch.ones_like(end[..., 0])
+        watch(Step(False, theta, end, whole, margin, rows, *_multipliers(arm, solved)))
+    return end
 
 
-def escape(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
-    """Lead postures that touch a circle out of it, by softened steps; leave the others alone."""
+def escape(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, watch: Watch | None = None) -> Tensor:
+    """Lead postures that touch a circle out of it, by softened steps; leave the others alone.
+
+    Those who watch see the postures that are led, alone.
+    """
     if not circles.radii.shape[-1]:
         return theta
     inside: tuple[Tensor, ...] | None = None
@@ -210,7 +293,7 @@ def escape(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles) -> 
         inside = touches.nonzero(as_tuple=True) if inside is None else tuple(index[touches] for index in inside)
         if not inside[0].numel():
             break
-        left = soft_step(arm, theta[inside], targets[inside], circles.pick(inside), ESCAPE_MARGIN)
+        left = soft_step(arm, theta[inside], targets[inside], circles.pick(inside), ESCAPE_MARGIN, watch=watch)
         theta = theta.index_put(inside, left)
     return theta
 
@@ -222,8 +305,25 @@ def solve_quietly(problem: QPProblem) -> QPSolution:
         return solve_qp(*problem)
 
 
-def _solve(problem: QPProblem) -> tuple[Tensor, Tensor]:
+class _Solved(NamedTuple):
+    x: Tensor  # zero where there is no solution
+    z: Tensor
+    z_box: Tensor
+    solved: Tensor
+
+
+def _solve(problem: QPProblem) -> _Solved:
     """Solve; a program without solution gives a zero step."""
     solution = solve_quietly(problem)
     solved = solution.status == SolveStatus.SOLVED
-    return torch.where(solved[..., None], solution.x, 0.0), solved
+    return _Solved(torch.where(solved[..., None], solution.x, 0.0), solution.z, solution.z_box, solved)
+
+
+def _multipliers(arm: PlanarArm, *programs: _Solved) -> tuple[Tensor, Tensor, Tensor]:
+    """Return z_rows, z_turns, z_limits of the first program that has a solution, zeros where none has."""
+    z, z_limits = (torch.zeros_like(part) for part in (programs[0].z, programs[0].z_box))
+    for program in reversed(programs):
+        z = torch.where(program.solved[..., None], program.z, z)
+        z_limits = torch.where(program.solved[..., None], program.z_box, z_limits)
+    n = arm.num_links
+    return z[..., 2 * n :], z[..., : 2 * n], z_limits[..., :n]

@@ -21,7 +21,7 @@ from robotics.models import MODELS
 from robotics.runs import load_run
 from robotics.training import TrainingConfig
 
-COMMANDS = ("demo", "dataset", "train", "evaluate", "solve", "why", "plot", "track")
+COMMANDS = ("demo", "dataset", "train", "evaluate", "solve", "why", "plot", "track", "figures", "animate")
 LENGTHS = [2.0, 2.0, 2.0]
 LIMITS = [[0.0, math.pi], [-math.pi, 0.0], [-math.pi / 2, math.pi / 2]]
 CIRCLES = [[2.4, 2.6, 0.5], [-1.6, 3.2, 0.6], [0.6, -2.0, 0.6]]
