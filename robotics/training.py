@@ -12,7 +12,7 @@ from tqdm import tqdm
 from robotics.checks import shown
 from robotics.dataset import IKDataset
 from robotics.files import StrPath
-from robotics.models import MLPQP
+from robotics.models import MLPQP, HeadsQP
 from robotics.obstacles import Circles
 from robotics.runs import COLUMNS, Model, save_checkpoint, save_run, write_metrics
 
@@ -129,11 +129,12 @@ def copy_network(model: Model, source: Model) -> None:
     """Give the network of `model` the weights of the network of `source`.
 
     Raises:
-        ValueError: If the arms, the inputs or the sizes of the networks differ.
+        ValueError: If the arms, the inputs, the heads or the sizes of the networks differ.
     """
-    target, start = (each.network if isinstance(each, MLPQP) else each for each in (model, source))
-    for name in ("arm", "inputs", "hidden", "kind"):
-        expected, found = getattr(target, name), getattr(start, name)
+    target, start = (each.network if isinstance(each, MLPQP | HeadsQP) else each for each in (model, source))
+    for name in ("arm", "heads", "inputs", "hidden", "kind"):
+        missing = 1 if name == "heads" else None
+        expected, found = getattr(target, name, missing), getattr(start, name, missing)
         if expected != found:
             called = "network" if name == "kind" else name
             raise ValueError(f"start: expected a run with {called} {expected}, found {found}")

@@ -6,31 +6,55 @@ from typing import Any
 from robotics.arm import PlanarArm
 from robotics.checks import check_keys
 from robotics.models.answer import IKAnswer, IKStatus, check_answer
+from robotics.models.heads import Heads
+from robotics.models.heads_qp import HeadsQP
 from robotics.models.mlp import MLP, NETWORKS
 from robotics.models.mlp_qp import MLPQP
 
 MODELS = ("mlp", "mlp-qp", "mlp-qp-oneshot")
 
 
-def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP:
+def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP | HeadsQP:
     """Build a model from what its `config()` returned.
 
     Args:
         arm: the arm.
         config: `model` ("mlp", "mlp-qp" or "mlp-qp-oneshot"), `inputs`, `hidden`, `network` (a kind of `MLP`, "plain"
-            if left out), and `layers` for the last two.
+            if left out), `layers` for the last two, and `heads` (1 if left out) for "mlp-qp".
 
     Raises:
         ValueError: a key is unknown or missing, or its value is.
     """
-    check_keys("model", config, {"model", "inputs"}, {"hidden", "layers", "network"})
+    check_keys("model", config, {"model", "inputs"}, {"hidden", "layers", "network", "heads"})
     name = config["model"]
     if name not in MODELS:
         raise ValueError(f"model: expected one of {', '.join(MODELS)}, found {name!r}")
+    heads = config.get("heads", 1)
+    if heads != 1 or isinstance(heads, bool):
+        return _build_heads(arm, config)
     network = MLP(arm, config["inputs"], config.get("hidden", 100), config.get("network", "plain"))
     if name == "mlp":
         return network
     return MLPQP(network, "sequential" if name == "mlp-qp" else "one-shot", config.get("layers", 6))
 
 
-__all__ = ["MLP", "MLPQP", "MODELS", "NETWORKS", "IKAnswer", "IKStatus", "build_model", "check_answer"]
+def _build_heads(arm: PlanarArm, config: Mapping[str, Any]) -> HeadsQP:
+    for name, expected in (("model", "mlp-qp"), ("inputs", "xy"), ("network", "plain")):
+        found = config.get(name, expected)
+        if found != expected:
+            raise ValueError(f"heads: expected {name} {expected!r} for more than one head, found {found!r}")
+    return HeadsQP(Heads(arm, config["heads"], config.get("hidden", 100)), config.get("layers", 10))
+
+
+__all__ = [
+    "MLP",
+    "MLPQP",
+    "MODELS",
+    "NETWORKS",
+    "Heads",
+    "HeadsQP",
+    "IKAnswer",
+    "IKStatus",
+    "build_model",
+    "check_answer",
+]
