@@ -108,7 +108,8 @@ class Heads(nn.Module):
         x, y, cos, sin = centers[..., 0], centers[..., 1], cos[..., None], sin[..., None]
         turned = torch.stack((cos * x + sin * y, cos * y - sin * x, (circles.radii / reach).expand_as(cos * x)), -1)
         pairs = torch.cat((turned, features[..., None, :].expand_as(turned)), -1)
-        return code + self.circle_layers(pairs).sum(-2)
+        total: Tensor = code + self.circle_layers(pairs).sum(-2)
+        return total
 
 
 def _bends(arm: PlanarArm) -> list[float]:
