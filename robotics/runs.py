@@ -14,10 +14,10 @@ from robotics.arm import PlanarArm
 from robotics.checks import check_keys, shown
 from robotics.dataset import IKDataset
 from robotics.files import FileError, StrPath, read_json, write_bytes, write_csv, write_json
-from robotics.models import MLP, MLPQP, OptNetIK, build_model
+from robotics.models import MLP, MLPQP, HeadsQP, OptNetIK, build_model
 from robotics.obstacles import Circles
 
-Model = MLP | MLPQP | OptNetIK
+Model = MLP | MLPQP | HeadsQP | OptNetIK
 COLUMNS = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 
 

@@ -129,11 +129,12 @@ def copy_network(model: Model, source: Model) -> None:
     """Give the network of `model` the weights of the network of `source`.
 
     Raises:
-        ValueError: If the arms, the inputs or the sizes of the networks differ.
+        ValueError: If the arms, the inputs, the heads or the sizes of the networks differ.
     """
     target, start = (each if isinstance(each, MLP) else each.network for each in (model, source))
-    for name in ("arm", "inputs", "hidden", "kind"):
-        expected, found = getattr(target, name), getattr(start, name)
+    for name in ("arm", "heads", "inputs", "hidden", "kind"):
+        missing = 1 if name == "heads" else None
+        expected, found = getattr(target, name, missing), getattr(start, name, missing)
         if expected != found:
             called = "network" if name == "kind" else name
             raise ValueError(f"start: expected a run with {called} {expected}, found {found}")

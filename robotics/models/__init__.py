@@ -6,6 +6,8 @@ from typing import Any
 from robotics.arm import PlanarArm
 from robotics.checks import check_keys
 from robotics.models.answer import IKAnswer, IKStatus, check_answer
+from robotics.models.heads import Heads
+from robotics.models.heads_qp import HeadsQP
 from robotics.models.mlp import MLP, NETWORKS
 from robotics.models.mlp_qp import MLPQP
 from robotics.models.optnet import BUILDS, OptNetIK
@@ -13,22 +15,25 @@ from robotics.models.optnet import BUILDS, OptNetIK
 MODELS = ("mlp", "mlp-qp", "mlp-qp-oneshot")
 
 
-def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP | OptNetIK:
+def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP | HeadsQP | OptNetIK:
     """Build a model from what its `config()` returned.
 
     Args:
         arm: the arm.
         config: `model` (one of `MODELS`, or of `BUILDS` of the learned program), `inputs`, `hidden`, `network` (a kind
-            of `MLP`, "plain" if left out), `layers` for "mlp-qp" and "mlp-qp-oneshot", `rows` and `equations` for the
-            learned program.
+            of `MLP`, "plain" if left out), `layers` for "mlp-qp" and "mlp-qp-oneshot", `heads` (1 if left out) for
+            "mlp-qp", `rows` and `equations` for the learned program.
 
     Raises:
         ValueError: a key is unknown or missing, or its value is.
     """
-    check_keys("model", config, {"model", "inputs"}, {"hidden", "layers", "network", "rows", "equations"})
+    check_keys("model", config, {"model", "inputs"}, {"hidden", "layers", "network", "heads", "rows", "equations"})
     name = config["model"]
     if name not in MODELS and name not in BUILDS:
         raise ValueError(f"model: expected one of {', '.join((*MODELS, *BUILDS))}, found {name!r}")
+    heads = config.get("heads", 1)
+    if heads != 1 or isinstance(heads, bool):
+        return _build_heads(arm, config)
     network = MLP(arm, config["inputs"], config.get("hidden", 100), config.get("network", "plain"))
     if name == "mlp":
         return network
@@ -37,12 +42,22 @@ def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP | OptN
     return MLPQP(network, "sequential" if name == "mlp-qp" else "one-shot", config.get("layers", 6))
 
 
+def _build_heads(arm: PlanarArm, config: Mapping[str, Any]) -> HeadsQP:
+    for name, expected in (("model", "mlp-qp"), ("inputs", "xy"), ("network", "plain")):
+        found = config.get(name, expected)
+        if found != expected:
+            raise ValueError(f"heads: expected {name} {expected!r} for more than one head, found {found!r}")
+    return HeadsQP(Heads(arm, config["heads"], config.get("hidden", 100)), config.get("layers", 10))
+
+
 __all__ = [
     "BUILDS",
     "MLP",
     "MLPQP",
     "MODELS",
     "NETWORKS",
+    "Heads",
+    "HeadsQP",
     "IKAnswer",
     "IKStatus",
     "OptNetIK",

@@ -1,0 +1,147 @@
+"""Success against the number of starts: labelled heads, most promising first, and diverse random starts.
+
+Both take the same certified steps on the same queries: tips of uniform joints, one random scene for each. For three
+links the oracle says which targets are feasible; for more links the posture that made the target must be clear of the
+scene, which leaves feasible targets out but lets no infeasible one in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from robotics import Circles, PlanarArm, oracle
+from robotics.head_training import random_scenes, train_heads
+from robotics.ik_qp import task_error
+from robotics.models import HeadsQP, IKStatus
+from robotics.models.answer import is_safe
+from robotics.models.heads_qp import refine
+from robotics.starts import diverse_starts
+
+from ..report import RESULTS, write_csv, write_figure
+
+TOLERANCE = 1e-6  # of reach
+LAYERS = 10
+TEST_SEED = 1000  # of the queries; training draws from another generator
+
+
+@dataclass(frozen=True)
+class Row:
+    """Success of the first `starts` of one kind; CPU time is of all queries and of all starts of the largest number."""
+
+    links: int
+    circles: int
+    kind: str
+    starts: int
+    targets: int
+    solved: int
+    success: float
+    seed: int
+    microseconds_per_query: float
+
+
+def measure(
+    links: Sequence[int] = (3, 6),
+    circles: Sequence[int] = (3, 6),
+    heads: int = 8,
+    num: int = 5000,
+    steps: int = 3000,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> list[Row]:
+    """Train heads for each arm, and count what they and as many random starts solve, after 1, 2, ... starts.
+
+    Args:
+        links: arms of so many links of 1 m, limits ±170°.
+        circles: circles in the random scenes.
+        heads: of each network.
+        num: queries before those that are not known to be feasible are left out.
+        steps: of training.
+        seed: of training and of the random starts.
+        say: called with one line for each measurement.
+    """
+    rows: list[Row] = []
+    for size in links:
+        arm = PlanarArm.unit(size)
+        model = HeadsQP(train_heads(arm, heads, steps=steps, seed=seed), LAYERS)
+        for count in circles:
+            targets, scene = _queries(arm, num, count)
+            methods: dict[str, Callable[[], Tensor]] = {
+                "trained heads": partial(_heads_needed, model, targets, scene),
+                "random starts": partial(_starts_needed, arm, targets, scene, heads, seed),
+            }
+            for kind, method in methods.items():
+                begin = time.process_time()
+                needed = method()
+                spent = (time.process_time() - begin) / len(targets) * 1e6
+                solved = [int((needed <= number).sum()) for number in range(1, heads + 1)]
+                shares = [each / len(targets) for each in solved]
+                say(f"{size} links, {count} circles, {kind}: " + " ".join(f"{share:.2%}" for share in shares))
+                for number, (each, share) in enumerate(zip(solved, shares, strict=True), 1):
+                    rows.append(Row(size, count, kind, number, len(targets), each, share, seed, spent))
+    return rows
+
+
+def write(rows: Sequence[Row], folder: Path = RESULTS) -> list[Path]:
+    """Write ik_heads.csv and ik_heads.png; return their paths."""
+    table, figure = folder / "ik_heads.csv", folder / "ik_heads.png"
+    write_csv(table, [field.name for field in fields(Row)], [astuple(row) for row in rows])
+    write_figure(figure, _figure(rows))
+    return [table, figure]
+
+
+def _queries(arm: PlanarArm, num: int, count: int) -> tuple[Tensor, Circles]:
+    generator = torch.Generator().manual_seed(TEST_SEED)
+    theta = arm.sample(num, generator)
+    targets, scene = arm.tip(theta), random_scenes(arm, num, count, generator)
+    if arm.num_links == 3:
+        known = oracle.solve_positions(arm, targets, scene).verdict == oracle.Verdict.FEASIBLE
+    else:
+        known = is_safe(arm, theta, scene)
+    return targets[known], scene.pick(known)
+
+
+def _heads_needed(model: HeadsQP, targets: Tensor, scene: Circles) -> Tensor:
+    answer, used = model.answer_with_heads(targets, scene, TOLERANCE)
+    return torch.where(answer.status == IKStatus.SOLVED, used, model.network.heads + 1)
+
+
+@torch.no_grad()
+def _starts_needed(arm: PlanarArm, targets: Tensor, scene: Circles, num: int, seed: int) -> Tensor:
+    needed = torch.full((len(targets),), num + 1)
+    for number, starts in enumerate(diverse_starts(arm, targets, scene, num, seed), 1):
+        left = (needed > num).nonzero()[:, 0]
+        if not len(left):
+            break
+        here = scene.pick(left)
+        theta = refine(arm, starts[left], targets[left], here, LAYERS)
+        reached = task_error(arm, theta, targets[left]).norm(dim=-1) <= TOLERANCE
+        needed[left[reached & is_safe(arm, theta, here)]] = number
+    return needed
+
+
+def _figure(rows: Sequence[Row]) -> Figure:
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for key in dict.fromkeys((row.links, row.circles, row.kind) for row in rows):
+        mine = [row for row in rows if (row.links, row.circles, row.kind) == key]
+        misses = [max(1 - row.success, 0.3 / row.targets) for row in mine]
+        style = "-o" if key[2] == "trained heads" else "--x"
+        axes.semilogy([row.starts for row in mine], misses, style, label=f"{key[0]} links, {key[1]} circles, {key[2]}")
+    axes.set(
+        xlabel="starts", ylabel="share of feasible targets missed", title=f"{LAYERS} layers, {TOLERANCE:g} of reach"
+    )
+    axes.legend(fontsize="small")
+    return figure
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    write(measure())

@@ -1,0 +1,70 @@
+"""Training of labelled heads on random targets among random circles: no data set, and no labels but the heads' own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from robotics.arm import PlanarArm
+from robotics.models.heads import Heads
+from robotics.obstacles import Circles
+
+BASE_ROOM = 0.1  # of the mean link: circles keep this far off the base
+
+
+def random_scenes(arm: PlanarArm, num: int, circles: int, generator: torch.Generator) -> Circles:
+    """Return one scene for each of `num` targets: radius U[0.1, 0.4] of a link, uniform in reach, the base clear."""
+    link = arm.reach / arm.num_links
+
+    def uniform() -> Tensor:
+        return torch.rand(num, circles, generator=generator, dtype=torch.float64)
+
+    radii = link * (0.1 + 0.3 * uniform())
+    nearest = radii + BASE_ROOM * link + arm.link_radius
+    distance = (nearest**2 + (arm.reach**2 - nearest**2) * uniform()).sqrt()
+    angle = math.tau * uniform()
+    return Circles(distance[..., None] * torch.stack((angle.cos(), angle.sin()), -1), radii)
+
+
+@torch.enable_grad()
+def train_heads(
+    arm: PlanarArm,
+    heads: int = 8,
+    *,
+    hidden: int = 100,
+    steps: int = 3000,
+    batch_size: int = 256,
+    learning_rate: float = 3e-3,
+    most_circles: int = 6,
+    seed: int = 0,
+) -> Heads:
+    """Return heads trained by Adam on the mean of `Heads.cost`; the same arguments give the same weights.
+
+    Args:
+        arm: the arm.
+        heads: number of labelled heads.
+        hidden: width of the hidden layers.
+        steps: batches, each of new targets (tips of uniform joints) and scenes of 0 to `most_circles` circles.
+        batch_size: targets in a batch.
+        learning_rate: of Adam at the start; it falls to zero as a half cosine.
+        most_circles: circles in the largest scene.
+        seed: of the first weights, targets and scenes.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Heads(arm, heads, hidden)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        count = int(torch.randint(most_circles + 1, (), generator=generator))
+        targets = arm.tip(arm.sample(batch_size, generator))
+        scene = random_scenes(arm, batch_size, count, generator)
+        optimizer.zero_grad()
+        network.cost(network(targets, scene), targets, scene).mean().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return network

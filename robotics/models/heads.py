@@ -1,0 +1,118 @@
+"""A network with several labelled heads: one start of each label for every target, among the circles it is shown."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from robotics.arm import PlanarArm, wrap_angle
+from robotics.ik_qp import task_error
+from robotics.obstacles import Circles
+
+ROOM = 2e-2  # of reach: a start closer to a circle than this costs
+LABEL_WEIGHT = 0.2  # reach per rad outside the label
+CIRCLE_WEIGHT = 2.0  # a start in a circle is worse than one far from the target: the layers close the tip error
+
+
+@final
+class Heads(nn.Module):
+    """Starts (*batch, H, n) for positions, one for each label: the bend and a sector of the last link's direction.
+
+    The *bend* is the sign of θ_2 + ... + θ_{n-1}, of θ_2 for two and three links (the elbow); where the limits allow
+    one sign only, there is one. The *sector* is one of equal parts of the circle that holds Θ less the azimuth of the
+    target, counted from -π. Head h has the bend h // S and the sector h % S of S sectors.
+
+    Everything is seen and said in the frame whose x axis points to the target, so only the first joint's limits break
+    the symmetry. Circles enter as a sum over circles: their order and number are free.
+
+    Args:
+        arm: the arm, n links.
+        heads: H, a multiple of the number of bends that the limits allow.
+        hidden: width of both hidden layers.
+    """
+
+    def __init__(self, arm: PlanarArm, heads: int = 8, hidden: int = 100) -> None:
+        super().__init__()
+        for name, value in (("heads", heads), ("hidden", hidden)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected a positive integer, found {value!r}")
+        bends = _bends(arm)
+        if heads % len(bends):
+            raise ValueError(f"heads: expected a multiple of {len(bends)}, the bends of the arm, found {heads}")
+        self.arm, self.heads, self.hidden = arm, heads, hidden
+        self.sectors = heads // len(bends)
+        self.bends = torch.tensor(bends, dtype=torch.float64).repeat_interleave(self.sectors)
+        self.target_layer = nn.Linear(3, hidden, dtype=torch.float64)
+        self.circle_layers = nn.Sequential(
+            nn.Linear(6, hidden, dtype=torch.float64), nn.Tanh(), nn.Linear(hidden, hidden, dtype=torch.float64)
+        )
+        self.last_layers = nn.Sequential(
+            nn.Tanh(),
+            nn.Linear(hidden, hidden, dtype=torch.float64),
+            nn.Tanh(),
+            nn.Linear(hidden, heads * (arm.num_links + 1), dtype=torch.float64),
+        )
+
+    def forward(self, targets: Tensor, circles: Circles) -> Tensor:
+        """Return starts `(*batch, H, n)` [rad] for positions `(*batch, 2)` [m]; all but θ_1 are inside the limits."""
+        if targets.shape[-1] != 2:
+            raise ValueError(f"targets: expected shape (*batch, 2), found {tuple(targets.shape)}")
+        azimuth = torch.atan2(targets[..., 1], targets[..., 0])
+        raw = self.last_layers(self._encode(targets, azimuth, circles)).unflatten(-1, (self.heads, -1))
+        lower, upper = self.arm.limits_tensor(targets)
+        middle, half = (lower + upper) / 2, (upper - lower) / 2
+        first = azimuth[..., None] + torch.atan2(raw[..., 1], raw[..., 0])
+        first = middle[0] + wrap_angle(first - middle[0])
+        return torch.cat((first[..., None], middle[1:] + half[1:] * raw[..., 2:].tanh()), -1)
+
+    def cost(self, starts: Tensor, targets: Tensor, circles: Circles) -> Tensor:
+        """Return what starts `(*batch, H, n)` lack, `(*batch, H)`: tip error, excess, depth and distance to the label.
+
+        Of reach and rad. Without the label it is also what heads are ranked by: see `promise`.
+        """
+        bend, offset = self.outside_label(starts, targets)
+        excess = self.arm.limit_violation(starts).clamp(min=0)
+        return self.promise(starts, targets, circles) + LABEL_WEIGHT * (bend + offset) + excess
+
+    def promise(self, starts: Tensor, targets: Tensor, circles: Circles) -> Tensor:
+        """Return the tip error of starts plus how far they are below the wanted clearance, `(*batch, H)`, of reach."""
+        lower, upper = self.arm.limits_tensor(starts)
+        theta = starts.clamp(lower, upper)
+        total: Tensor = task_error(self.arm, theta, targets[..., None, :]).norm(dim=-1)
+        if circles.radii.shape[-1]:
+            each = Circles(circles.centers.unsqueeze(-3), circles.radii.unsqueeze(-2))
+            clearance = each.link_clearance(self.arm.points(theta), self.arm.link_radius) / self.arm.reach
+            total = total + CIRCLE_WEIGHT * (ROOM - clearance).clamp(min=0).flatten(targets.ndim).sum(-1)
+        return total
+
+    def outside_label(self, starts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far starts `(*batch, H, n)` are outside the bend and the sector of their head [rad]."""
+        bend = starts[..., 1 : max(2, self.arm.num_links - 1)].sum(-1) * self.bends.to(starts)
+        azimuth = torch.atan2(targets[..., 1], targets[..., 0])
+        width = math.tau / self.sectors
+        middle = width * (torch.arange(self.heads) % self.sectors + 0.5).to(starts) - math.pi
+        offset = wrap_angle(self.arm.orientation(starts) - azimuth[..., None] - middle).abs()
+        return (-bend).clamp(min=0), (offset - width / 2).clamp(min=0)
+
+    def _encode(self, targets: Tensor, azimuth: Tensor, circles: Circles) -> Tensor:
+        reach = self.arm.reach
+        cos, sin = azimuth.cos(), azimuth.sin()
+        features = torch.stack((targets.norm(dim=-1) / reach, cos, sin), -1)
+        code: Tensor = self.target_layer(features)
+        if not circles.radii.shape[-1]:
+            return code
+        centers = circles.centers / reach
+        x, y, cos, sin = centers[..., 0], centers[..., 1], cos[..., None], sin[..., None]
+        turned = torch.stack((cos * x + sin * y, cos * y - sin * x, (circles.radii / reach).expand_as(cos * x)), -1)
+        pairs = torch.cat((turned, features[..., None, :].expand_as(turned)), -1)
+        total: Tensor = code + self.circle_layers(pairs).sum(-2)
+        return total
+
+
+def _bends(arm: PlanarArm) -> list[float]:
+    inner = arm.limits[1 : max(2, arm.num_links - 1)]
+    least, largest = (sum(ends) for ends in zip(*inner, strict=True)) if inner else (0.0, 0.0)
+    return [sign for sign, allowed in ((-1.0, least < 0), (1.0, largest > 0)) if allowed] or [1.0]

@@ -1,0 +1,119 @@
+"""Labelled heads, each followed by certified steps: the most promising one first, the next where it fails."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from robotics.arm import PlanarArm
+from robotics.ik_qp import task_error
+from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
+from robotics.models.heads import Heads
+from robotics.obstacles import Circles
+from robotics.steps import certified_step, escape
+
+TRAINED_LAYERS = 2  # as in `mlp_qp`
+CHUNK = 2048
+
+
+@final
+class HeadsQP(nn.Module):
+    """A start of every label, in order of promise, then `layers` certified steps and the exact check.
+
+    The promise of a start is its tip error and its depth in the circles: a closed form, so no order is learned.
+    There are no random starts: what all heads miss keeps its status.
+
+    Args:
+        network: the labelled heads.
+        layers: certified steps from each start.
+    """
+
+    inputs = "xy"
+
+    def __init__(self, network: Heads, layers: int = 10) -> None:
+        super().__init__()
+        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+            raise ValueError(f"layers: expected a positive integer, found {layers!r}")
+        self.network, self.layers = network, layers
+        self.arm: PlanarArm = network.arm
+
+    def config(self) -> dict[str, Any]:
+        """Return what `build_model` needs to build this model again."""
+        network = {"hidden": self.network.hidden, "heads": self.network.heads}
+        return {"model": "mlp-qp", "inputs": self.inputs, **network, "layers": self.layers}
+
+    def forward(self, targets: Tensor, circles: Circles) -> Tensor:
+        """Return joint angles `(*batch, n)` [rad] from the most promising head of each target `(*batch, 2)`.
+
+        Differentiable in the network's parameters, the targets and the circles; the choice of the head is constant.
+        """
+        starts = self.network(targets, circles)
+        first = self.network.promise(starts.detach(), targets, circles).argmin(-1)
+        return refine(self.arm, _chosen(starts, first), targets, circles, self.layers)
+
+    def loss(self, targets: Tensor, circles: Circles) -> Tensor:
+        """Return the mean cost of all heads plus the mean task error of the best one after the trained layers."""
+        starts = self.network(targets, circles)
+        cost = self.network.cost(starts, targets, circles)
+        first = self.network.promise(starts.detach(), targets, circles).argmin(-1)
+        theta = refine(self.arm, _chosen(starts, first), targets, circles, min(self.layers, TRAINED_LAYERS))
+        total: Tensor = task_error(self.arm, theta, targets).norm(dim=-1).mean() + cost.mean()
+        return total
+
+    @torch.no_grad()
+    def answer(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> IKAnswer:
+        """Answer targets `(N, 2)`; an unsafe posture is never returned."""
+        return self.answer_with_heads(targets, circles, tolerance)[0]
+
+    @torch.no_grad()
+    def answer_with_heads(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> tuple[IKAnswer, Tensor]:
+        """Answer targets `(N, 2)`, and say how many heads each took, int64 (N,); H + 1 where all failed."""
+        check_batch(targets, circles, 2)
+        if not len(targets):
+            empty = targets.new_zeros(0, self.arm.num_links)
+            return check_answer(self.arm, empty, targets, circles, tolerance), torch.zeros(0, dtype=torch.int64)
+        theta, used = [], []
+        for first in range(0, len(targets), CHUNK):
+            chunk = slice(first, first + CHUNK)
+            found, count = self._answer(targets[chunk], circles.pick(chunk), tolerance)
+            theta.append(found)
+            used.append(count)
+        return check_answer(self.arm, torch.cat(theta), targets, circles, tolerance), torch.cat(used)
+
+    def _answer(self, targets: Tensor, circles: Circles, tolerance: float) -> tuple[Tensor, Tensor]:
+        finite = targets.isfinite().all(-1)
+        aim = torch.where(finite[:, None], targets, 0.0)
+        starts = self.network(aim, circles)
+        order = self.network.promise(starts, aim, circles).argsort(dim=-1, stable=True)
+        theta = targets.new_full((len(targets), self.arm.num_links), torch.nan)
+        error = targets.new_full((len(targets),), torch.inf)
+        used = torch.full((len(targets),), self.network.heads + 1)
+        hopeful = finite & in_reach(self.arm, targets, tolerance)
+        for number in range(self.network.heads):
+            left = ((hopeful if number else finite) & (error > tolerance)).nonzero()[:, 0]
+            if not len(left):
+                break
+            scene, goal = circles.pick(left), aim[left]
+            again = refine(self.arm, _chosen(starts[left], order[left, number]), goal, scene, self.layers)
+            found = task_error(self.arm, again, goal).norm(dim=-1)
+            found = torch.where(is_safe(self.arm, again, scene), found, torch.inf)
+            better = found < error[left]
+            theta[left[better]], error[left[better]] = again[better], found[better]
+            used[left[found <= tolerance]] = number + 1
+        return theta, used
+
+
+def refine(arm: PlanarArm, start: Tensor, targets: Tensor, circles: Circles, layers: int) -> Tensor:
+    """Return where certified steps lead from starts `(*batch, n)`; those in a circle leave it first."""
+    if start.ndim == 1:  # the escape picks elements of a batch
+        return refine(arm, start[None], targets[None], circles, layers)[0]
+    theta = escape(arm, start.clamp(*arm.limits_tensor(start)), targets, circles)
+    for _ in range(layers):
+        theta = certified_step(arm, theta, targets, circles)
+    return theta
+
+
+def _chosen(starts: Tensor, head: Tensor) -> Tensor:
+    return starts.take_along_dim(head[..., None, None], -2)[..., 0, :]
