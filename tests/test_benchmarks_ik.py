@@ -125,14 +125,16 @@ def test_cells_without_feasible_targets_have_no_success(right):
 def test_every_row_that_the_protocol_names_is_there():
     names = " | ".join(m.name for m in registry())
     for part in ("oracle", "Duka", "tip loss", "penalty", "clamp", "one-shot", "3 certified", "6 certified",
-                 "10 certified", "8 diverse", "damped least squares, 10 ", "damped least squares, 100", "LM, 10 ", "LM, 100", "SLSQP",
-                 "differential IK", "order 1, home", "order 1, network", "order 2", "CIDGIK", "portfolio"):  # fmt: skip
+                 "10 certified", "8 diverse", "damped least squares, 10 ", "damped least squares, 100", "LM, 10 ",
+                 "LM, 100", "SLSQP", "differential IK", "order 1, home", "order 1, network", "order 2", "CIDGIK", "portfolio"):  # fmt: skip
         assert part in names
 
 
 def test_files_and_figures_are_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = invoke("--quick", "--methods", "oracle),Duka,1 head,LM", "--cells", "duka-0-joints", "--out", "a")
+    result = invoke(
+        "--quick", "--methods", "oracle),Duka,3 certified,SDP order 1", "--cells", "duka-0-joints", "--out", "a"
+    )
     assert result.exit_code == 0, result.output
     with (tmp_path / "a.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -141,6 +143,10 @@ def test_files_and_figures_are_written(tmp_path, monkeypatch):
     text = (tmp_path / "a.md").read_text()
     assert "## duka-0-joints" in text
     assert "Tracking" in text
+    before = (tmp_path / "a.csv").read_bytes()
+    again = invoke("--quick", "--methods", "Duka", "--cells", "duka-0-joints", "--out", "a", "--resume")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "a.csv").read_bytes() == before  # nothing was measured again
     for suffix in ("_tracking.csv", "_time.png", "_success.png"):
         assert (tmp_path / f"a{suffix}").stat().st_size > 100
 

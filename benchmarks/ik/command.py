@@ -20,11 +20,12 @@ from ..report import RESULTS, write_bytes
               help="CPU time is for a machine that others use too.")  # fmt: skip
 @click.option("--full", is_flag=True, help="All arms, scenes and kinds of targets.")
 @click.option("--quick", is_flag=True, help="Three cells, few queries, networks hardly trained: under a minute.")
+@click.option("--resume", is_flag=True, help="Keep the rows of the same data that are there already.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "ik", show_default=True,
               help="Path without suffix; .csv, .md, _tracking.csv and _*.png are added.")  # fmt: skip
 def ik(
     methods: str, cells: str, queries: int, seconds: float, clock: Literal["wall", "cpu"], full: bool, quick: bool,
-    out: Path,
+    resume: bool, out: Path,
 ) -> None:  # fmt: skip
     """Inverse kinematics: networks, certified layers, classical solvers and convex programs on the same targets.
 
@@ -46,7 +47,7 @@ def ik(
         raise click.UsageError(str(error)) from error
     budget = QUICK if quick else Budget()
     queries, seconds = (min(queries, 16), 0.02) if quick else (queries, seconds)
-    run(rows, chosen, queries, budget, clock, seconds, out, lambda line: click.echo(line, err=True))
+    run(rows, chosen, queries, budget, clock, seconds, out, lambda line: click.echo(line, err=True), resume=resume)
     click.echo(f"written: {out}.csv, {out}.md, {out}_tracking.csv, {out}_*.png")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, fields
@@ -27,10 +28,21 @@ def write(rows: Sequence[Row], tracks: Sequence[TrackRow], heading: str, out: Pa
         parts.append(f"## {cell}\n\nseed {mine[0].seed}, data {mine[0].data}\n\n{_cell_table(mine)}")
     if tracks:
         write_csv(Path(f"{out}_tracking.csv"), [f.name for f in fields(TrackRow)], [astuple(row) for row in tracks])
-        parts.append(f"## Tracking Duka's circle, 100 ticks\n\n{_track_table(tracks)}")
+        parts.append(f"## Tracking Duka's circle\n\n{_track_table(tracks)}")
     text = "\n\n".join(parts) + "\n"
     write_bytes(Path(f"{out}.md"), text.encode())
     return text
+
+
+def read(out: Path) -> list[Row]:
+    """Return the rows of a CSV file that `write` left, or none if there is no file."""
+    path = Path(f"{out}.csv")
+    if not path.is_file():
+        return []
+    kinds = {"str": str, "int": int, "float": float}
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    return [Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row)}) for line in lines]
 
 
 def _cell_table(rows: Sequence[Row]) -> str:

@@ -11,11 +11,11 @@ import torch
 from robotics import PlanarArm
 
 from . import report
-from .columns import Clock, Row, measure
+from .columns import Clock, measure
 from .methods import Method, registry
 from .networks import CACHE, Budget, Networks
 from .queries import make_cell, scene
-from .tracking import TrackRow, measure_all
+from .tracking import TICKS, TrackRow, measure_all
 
 TRACK_SCENES = (0, 3)
 SHARED = ", on a machine that other processes shared, so caches were not its own"
@@ -43,6 +43,7 @@ def run(
     out: Path,
     tell: Callable[[str], None],
     cache: Path = CACHE,
+    resume: bool = False,
 ) -> str:
     """Measure every method on every cell, write `out`.csv, .md and figures, and return the Markdown.
 
@@ -56,15 +57,17 @@ def run(
         out: Path without suffix.
         tell: Called with a line about each row.
         cache: Folder of trained networks.
+        resume: Whether rows of the same data in `out`.csv are kept and not measured again.
     """
     torch.set_num_threads(1)
     heading, begin = describe(queries, budget, clock), time.monotonic()
-    rows: list[Row] = []
+    rows = report.read(out) if resume else []
     tracks: list[TrackRow] = []
     for name in cells:
         cell = make_cell(name, queries)
         networks = Networks(cell.arm, cell.circles, budget, cache)
-        for method in (m for m in methods if m.takes(cell.arm)):
+        known = {row.method for row in rows if (row.cell, row.data) == (name, cell.hash[:12])}
+        for method in (m for m in methods if m.takes(cell.arm) and m.name not in known):
             rows.append(measure(cell, method, networks, queries, clock, seconds))
             report.write(rows, tracks, heading, out)
             share = rows[-1].success_1e6 if cell.feasible else rows[-1].called_infeasible
@@ -73,7 +76,7 @@ def run(
     for k in TRACK_SCENES:
         networks = Networks(duka, scene(duka, k), budget, cache)
         able = [m for m in methods if m.takes(duka) and m.most >= MOST_TRACKED]
-        tracks += measure_all(scene(duka, k), able, networks)
+        tracks += measure_all(scene(duka, k), able, networks, min(TICKS, queries))
         report.write(rows, tracks, heading, out)
     report.plot(rows, out)
     return report.write(rows, tracks, heading, out)
@@ -84,9 +87,9 @@ def describe(queries: int, budget: Budget, clock: Clock) -> str:
     return f"""# Inverse kinematics, every method on the same queries
 
 Times are {clock} time of one thread, torch {torch.__version__}{SHARED if clock == "cpu" else ""}. At most
-{queries} queries a cell, slow methods fewer (column *queries*). A cell is arm, number of circles, kind of targets. Positions
-are asked for; Duka's network, SDP and CIDGIK are asked for poses (x, y, Θ), of postures that are safe. Success is of
-oracle-feasible targets, with limits and whole links exact. Tip errors, of reach, are over the answers given, safe or
+{queries} queries a cell, slow methods fewer (column *queries*). A cell is arm, number of circles, kind of targets.
+Positions are asked for; Duka's network, SDP and CIDGIK are asked for poses (x, y, Θ), of postures that are
+safe. Success is of oracle-feasible targets, with limits and whole links exact. Tip errors, of reach, are over the answers given, safe or
 not; so are *collide* and *tip in circle*. *called infeasible* counts INFEASIBLE and UNREACHABLE. *modes* is the share
 of the oracle's intervals, of 100 targets, that the method's postures lie in, of all its starts or restarts; a method of
 one answer finds one for each target.

@@ -44,10 +44,10 @@ class TrackRow:
     collisions: int
 
 
-def measure_all(circles: Circles, methods: list[Method], networks: Networks) -> list[TrackRow]:
+def measure_all(circles: Circles, methods: list[Method], networks: Networks, ticks: int = TICKS) -> list[TrackRow]:
     """Follow the circle with every method, and with certified steps from tick to tick."""
     arm = PlanarArm.duka()
-    poses = shape_path("circle", CENTER, RADIUS, TICKS, ORIENTATION)
+    poses = shape_path("circle", CENTER, RADIUS, ticks, ORIENTATION)
     rows = []
     for method in methods:
         targets = poses if method.poses else poses[:, :2].contiguous()
