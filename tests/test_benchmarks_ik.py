@@ -124,9 +124,20 @@ def test_cells_without_feasible_targets_have_no_success(right):
 
 def test_every_row_that_the_protocol_names_is_there():
     names = " | ".join(m.name for m in registry())
-    for part in ("oracle", "Duka", "tip loss", "penalty", "clamp", "one-shot", "3 certified", "6 certified",
-                 "10 certified", "8 diverse", "damped least squares, 10 ", "damped least squares, 100", "LM, 10 ",
-                 "LM, 100", "SLSQP", "differential IK", "order 1, home", "order 1, network", "order 2", "CIDGIK", "portfolio"):  # fmt: skip
+    learnt = (
+        "Duka",
+        "tip loss",
+        "penalty",
+        "clamp",
+        "one-shot",
+        "3 certified",
+        "6 certified",
+        "10 certified",
+        "8 diverse",
+    )
+    usual = ("squares, 10 ", "squares, 100", "LM, 10 ", "LM, 100", "SLSQP", "differential IK")
+    convex = ("order 1, home", "order 1, network", "order 2", "CIDGIK")
+    for part in (*learnt, *usual, *convex, "oracle", "portfolio"):
         assert part in names
 
 

@@ -88,11 +88,11 @@ def describe(queries: int, budget: Budget, clock: Clock) -> str:
 
 Times are {clock} time of one thread, torch {torch.__version__}{SHARED if clock == "cpu" else ""}. At most
 {queries} queries a cell, slow methods fewer (column *queries*). A cell is arm, number of circles, kind of targets.
-Positions are asked for; Duka's network, SDP and CIDGIK are asked for poses (x, y, Θ), of postures that are
-safe. Success is of oracle-feasible targets, with limits and whole links exact. Tip errors, of reach, are over the answers given, safe or
-not; so are *collide* and *tip in circle*. *called infeasible* counts INFEASIBLE and UNREACHABLE. *modes* is the share
-of the oracle's intervals, of 100 targets, that the method's postures lie in, of all its starts or restarts; a method of
-one answer finds one for each target.
+Positions are asked for; Duka's network, SDP and CIDGIK are asked for poses (x, y, Θ), of postures that are safe.
+Success is of oracle-feasible targets, with limits and whole links exact. Tip errors, of reach, are over the answers
+given, safe or not; so are *collide* and *tip in circle*. *called infeasible* counts INFEASIBLE and UNREACHABLE. *modes*
+is the share of the oracle's intervals, of 100 targets, that the method's postures lie in, of all its starts or
+restarts; a method of one answer finds one for each target.
 
 Networks: {budget.samples} samples, {budget.epochs} epochs, with programs {budget.layer_epochs} more of
 {budget.layer_samples} samples, 100 hidden units, seed {budget.seed}: small budgets. Tracked methods answer each tick
