@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 
+from .ik.command import ik, ik_safety
 from .peers.solvers import SOLVERS
 from .report import RESULTS
 
@@ -42,6 +43,8 @@ def examples(*lines: str) -> str:
         "implicit-vs-unrolled",
         "maros-meszaros --data ../shared/data/maros_meszaros",
         "fuzz --count 1000000 --seed 0",
+        "ik --quick",
+        "ik-safety --count 1000000",
     ),
 )
 @click.pass_context
@@ -269,6 +272,10 @@ def modes(out: Path, hidden: int, repeats: int, quick: bool) -> None:
     check_folder(out)
     click.echo(run(3 if quick else hidden, 1 if quick else repeats, out, quick))
     click.echo(f"written: {out}.csv, {out}.png, {out}.md")
+
+
+cli.add_command(ik)
+cli.add_command(ik_safety)
 
 
 def check_folder(out: Path) -> None:

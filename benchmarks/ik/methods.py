@@ -1,0 +1,228 @@
+"""The rows of the table: names, what is made for an arm and its scene, and the function that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robotics import Circles, PlanarArm, oracle
+from robotics.convex import CIDGIK, Relaxation
+from robotics.models import MODELS, IKAnswer, IKStatus, check_answer
+from robotics.solvers import SLSQP, DampedLeastSquares, DifferentialIK, LevenbergMarquardt, Portfolio
+from robotics.starts import diverse_starts
+from robotics.steps import certified_step, escape
+
+from .networks import Networks
+
+TOLERANCE = 1e-6  # asked of all that take one
+KNOWN = ("mlp", "mlp-qp", "mlp-qp-oneshot")
+SEQUENTIAL = {"model": "mlp-qp", "inputs": "xy", "network": "unit", "layers": 2}
+HEADS = 8
+
+
+class Answered(NamedTuple):
+    """Answers, and of semidefinite programs which of them are certified (N,)."""
+
+    answer: IKAnswer
+    certified: Tensor | None = None
+
+
+Answer = Callable[[Tensor, Circles], Answered]
+"""From targets (N, 2|3) and one scene to answers."""
+Candidates = Callable[[Tensor, Circles], Iterable[Tensor]]
+"""From targets to postures (N, n), as many times as the method has tries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        name: As printed.
+        build: From the arm and its networks to the function that answers.
+        poses: Whether it is asked for poses; else for positions.
+        most: Most queries of a cell that it is asked: slow methods get fewer.
+        arms: Numbers of links that it can do; None for any.
+        only_duka: Whether it is a network for Duka's arm alone.
+        candidates: All postures that it has for a target, of which it returns one.
+    """
+
+    name: str
+    build: Callable[[PlanarArm, Networks], Answer]
+    poses: bool = False
+    most: int = 1_000_000
+    links: tuple[int, ...] | None = None
+    only_duka: bool = False
+    candidates: Callable[[PlanarArm, Networks], Candidates] | None = None
+
+    def asked(self, queries: int, feasible: bool) -> int:
+        """Return how many of a cell's queries it gets; where none can be solved, restarts run to their last."""
+        slow = self.most <= 1000
+        return min(queries, self.most if feasible or not slow else max(4, self.most // 10))
+
+    def takes(self, arm: PlanarArm) -> bool:
+        """Return whether it can do an arm."""
+        return (self.links is None or arm.num_links in self.links) and (not self.only_duka or arm == PlanarArm.duka())
+
+
+def from_solver(make: Callable[[PlanarArm, Networks], Any]) -> Callable[[PlanarArm, Networks], Answer]:
+    """Return `build` of a method whose object has `answer`."""
+
+    def build(arm: PlanarArm, networks: Networks) -> Answer:
+        solver = make(arm, networks)
+        return lambda targets, circles: Answered(solver.answer(targets, circles, TOLERANCE))
+
+    return build
+
+
+def _layers(layers: int) -> Callable[[PlanarArm, Networks], Answer]:
+    """One head: the network's start, certified steps, the check, and no second try."""
+
+    def build(arm: PlanarArm, networks: Networks) -> Answer:
+        model = networks.layered(SEQUENTIAL, layers)
+
+        @torch.no_grad()
+        def answer(targets: Tensor, circles: Circles) -> Answered:
+            theta = model(targets, circles)
+            judged = check_answer(arm, theta, targets, circles, TOLERANCE)
+            unsafe = (judged.status == IKStatus.COLLISION) | (judged.status == IKStatus.LIMIT_VIOLATION)
+            theta = torch.where(unsafe[:, None], torch.nan, theta)
+            return Answered(check_answer(arm, theta, targets, circles, TOLERANCE))
+
+        return answer
+
+    return build
+
+
+def _oracle(arm: PlanarArm, networks: Networks) -> Answer:
+    def answer(targets: Tensor, circles: Circles) -> Answered:
+        found = oracle.solve_positions(arm, targets, circles)
+        theta = targets.new_full((len(targets), 3), torch.nan)
+        theta[found.target] = found.theta
+        judged = check_answer(arm, theta, targets, circles, TOLERANCE)
+        proved = (found.verdict == oracle.Verdict.INFEASIBLE) & (judged.status == IKStatus.NO_SAFE_ANSWER)
+        return Answered(judged._replace(status=judged.status.masked_fill(proved, int(IKStatus.INFEASIBLE))))
+
+    return answer
+
+
+def _oracle_candidates(arm: PlanarArm, networks: Networks) -> Candidates:
+    def all_of(targets: Tensor, circles: Circles) -> Iterable[Tensor]:
+        found = oracle.solve_positions(arm, targets, circles)
+        for i in range(int(found.num_intervals.max())):
+            theta = targets.new_full((len(targets), 3), torch.nan)
+            first = found.num_intervals.cumsum(0) - found.num_intervals
+            there = (found.num_intervals > i).nonzero()[:, 0]
+            theta[there] = found.theta[first[there] + i]
+            yield theta
+
+    return all_of
+
+
+@torch.no_grad()
+def _refined(arm: PlanarArm, start: Tensor, targets: Tensor, circles: Circles) -> Tensor:
+    theta = escape(arm, start, targets, circles)
+    for _ in range(10):
+        theta = certified_step(arm, theta, targets, circles)
+    return theta
+
+
+def _start_candidates(arm: PlanarArm, networks: Networks) -> Candidates:
+    return lambda targets, circles: (
+        _refined(arm, start, targets, circles) for start in diverse_starts(arm, targets, circles, HEADS)
+    )
+
+
+def _restart_candidates(make: Callable[..., Any]) -> Callable[[PlanarArm, Networks], Candidates]:
+    def build(arm: PlanarArm, networks: Networks) -> Candidates:
+        return lambda targets, circles: (
+            make(arm=arm, restarts=1, seed=seed).answer(targets, circles, TOLERANCE).theta for seed in range(10)
+        )
+
+    return build
+
+
+def _sdp(order: int, near: bool) -> Callable[[PlanarArm, Networks], Answer]:
+    def build(arm: PlanarArm, networks: Networks) -> Answer:
+        program = Relaxation(arm=arm, order=order)
+        lower, upper = (torch.tensor(side, dtype=torch.float64) for side in zip(*arm.limits, strict=True))
+
+        @torch.no_grad()
+        def answer(targets: Tensor, circles: Circles) -> Answered:
+            anchors = ((lower + upper) / 2).expand(len(targets), -1)
+            if near:
+                anchors = networks.network("unit", "xytheta")(targets).clamp(lower, upper)
+            found = program.answer_near(anchors, targets, circles, TOLERANCE)
+            return Answered(found.answer, found.certified)
+
+        return answer
+
+    return build
+
+
+def _cidgik(arm: PlanarArm, networks: Networks) -> Answer:
+    program = CIDGIK(arm=arm)
+
+    def answer(targets: Tensor, circles: Circles) -> Answered:
+        found = program.answer_with_rank(targets, circles, TOLERANCE)
+        return Answered(found.answer, found.certified)
+
+    return answer
+
+
+def _learnt_elsewhere(name: str) -> Method:
+    """A model of the package that this file does not know by name."""
+    config = {"model": name, "inputs": "xy"}
+    return Method(name=f"model {name}", build=from_solver(lambda arm, networks: networks.layered(config, 10)))
+
+
+def registry() -> list[Method]:
+    """Return the rows of the table, in its order."""
+    restarts = [
+        Method(
+            name=f"{label}, {number} restarts",
+            build=from_solver(lambda arm, _, make=make, number=number: make(arm=arm, restarts=number)),  # type: ignore[misc]
+            most=1000 if number == 10 else 300,
+            candidates=_restart_candidates(make) if number == 10 else None,
+        )
+        for label, make in (("damped least squares", DampedLeastSquares), ("LM", LevenbergMarquardt))
+        for number in (10, 100)
+    ]
+    one_shot = {"model": "mlp-qp-oneshot", "inputs": "xy", "network": "unit"}
+    return [
+        Method(name="closed form + sweep (oracle)", build=_oracle, links=(3,), candidates=_oracle_candidates),
+        Method(
+            name="Duka's network (LM, 1000 samples)",
+            build=from_solver(lambda _, n: n.duka()),
+            poses=True,
+            only_duka=True,
+        ),
+        Method(name="MLP, tip loss", build=from_solver(lambda _, n: n.network("plain"))),
+        Method(name="MLP, unit vectors", build=from_solver(lambda _, n: n.network("unit"))),
+        Method(name="MLP + obstacle penalty", build=from_solver(lambda _, n: n.network("penalty"))),
+        Method(name="MLP + clamp", build=from_solver(lambda _, n: n.network("clamp"))),
+        Method(name="MLP + one-shot QP", build=from_solver(lambda _, n: n.layered(one_shot, 1))),
+        *(Method(name=f"MLP + {k} certified layers, 1 head", build=_layers(k)) for k in (3, 6, 10)),
+        Method(
+            name="MLP + 8 diverse starts, 10 certified layers, check",
+            build=from_solver(lambda _, n: n.layered(SEQUENTIAL, 10)),
+            candidates=_start_candidates,
+        ),
+        *(_learnt_elsewhere(name) for name in MODELS if name not in KNOWN),
+        *restarts,
+        Method(name="SLSQP, 10 restarts", build=from_solver(lambda arm, _: SLSQP(arm=arm)), most=30),
+        Method(name="differential IK from home", build=from_solver(lambda arm, _: DifferentialIK(arm=arm)), most=300),
+        Method(name="SDP order 1, home anchor", build=_sdp(1, False), poses=True, most=50),
+        Method(name="SDP order 1, network anchor", build=_sdp(1, True), poses=True, most=50),
+        Method(name="SDP order 2, network anchor", build=_sdp(2, True), poses=True, most=10, links=(3,)),
+        Method(name="CIDGIK", build=_cidgik, poses=True, most=20),
+        Method(
+            name="portfolio (network, starts, soft, oracle)",
+            build=from_solver(lambda arm, n: Portfolio(arm=arm, model=n.layered(SEQUENTIAL, 10))),
+            candidates=_start_candidates,
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,116 @@
+"""Ask for a great many answers among hostile circles, and let an independent check look for one that is unsafe.
+
+Every query is answered twice. The portfolio's answers marked SOLVED are judged again, and its verdicts INFEASIBLE. And
+from a posture that circles may touch, steps out of them and certified steps lead towards the target, with every
+certified step judged along its whole length.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from robotics import PlanarArm
+from robotics.ik_qp import MARGIN
+from robotics.models.answer import IKStatus
+from robotics.solvers import Portfolio
+from robotics.steps import certified_step, escape
+
+from . import independent
+from .independent import Array, Body
+from .safety_queries import Queries, draw
+
+TOLERANCE = 1e-6
+LAYERS = 6
+BATCH = 2000
+VIOLATIONS = ("unsafe answers", "answers off target", "unsafe certified steps", "wrong INFEASIBLE", "wrong UNREACHABLE")
+
+
+def run(count: int, seed: int = 0, batch: int = BATCH, progress: bool = True, seconds: float = np.inf) -> Counter[str]:
+    """Answer `count` queries, or as many as there is time for, and count what was found.
+
+    Args:
+        count: Queries.
+        seed: Of everything.
+        batch: Queries of one arm.
+        progress: Whether to show a bar on stderr, if that is a terminal.
+        seconds: Wall time after which no new batch is begun.
+    """
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(seed)
+    found: Counter[str] = Counter(dict.fromkeys(VIOLATIONS, 0))
+    begin = time.monotonic()
+    with tqdm(total=count, unit="query", file=sys.stderr, disable=None if progress else True) as bar:
+        while found["queries"] < count and time.monotonic() - begin < seconds:
+            queries = draw(min(batch, count - found["queries"]), generator)
+            check(queries, found)
+            bar.update(len(queries.targets))
+            bar.set_postfix(violations=violations(found))
+    return found
+
+
+def violations(found: Counter[str]) -> int:
+    """Return the number of broken promises."""
+    return sum(found[name] for name in VIOLATIONS)
+
+
+def body_of(arm: PlanarArm) -> Body:
+    """Return an arm as the independent check knows it."""
+    lower, upper = np.array(arm.limits).T
+    return Body(np.array(arm.lengths), lower, upper, arm.link_radius)
+
+
+def check(queries: Queries, found: Counter[str]) -> None:
+    """Answer a batch and add what was found to the counts."""
+    body = body_of(queries.arm)
+    circles = torch.cat((queries.circles.centers, queries.circles.radii[..., None]), -1).numpy()
+    found["queries"] += len(queries.targets)
+    _check_answers(queries, body, circles, found)
+    _check_paths(queries, body, circles, found)
+
+
+def _check_answers(queries: Queries, body: Body, circles: Array, found: Counter[str]) -> None:
+    solver = Portfolio(arm=queries.arm, starts=2, more_starts=2, layers=LAYERS)
+    answer = solver.answer(queries.targets, queries.circles, TOLERANCE)
+    theta, targets, status = answer.theta.numpy(), queries.targets.numpy(), answer.status.numpy()
+    for member in IKStatus:
+        found[member.name] += int((status == member).sum())
+    solved = status == IKStatus.SOLVED
+    found["unsafe answers"] += int(independent.unsafe(body, theta[solved], circles[solved]).sum())
+    distance = independent.tip_distance(body, theta[solved], targets[solved])
+    reach = body.lengths.sum()
+    found["answers off target"] += int((~(distance <= TOLERANCE * reach * (1 + 1e-6))).sum())
+    refused = status == IKStatus.INFEASIBLE
+    if refused.any():
+        posture, _ = independent.some_posture(body, targets[refused], circles[refused])
+        found["wrong INFEASIBLE"] += int(posture.sum())
+    radius = np.hypot(*targets[status == IKStatus.UNREACHABLE].T)
+    inner = max(0.0, 2 * body.lengths.max() - reach)
+    found["wrong UNREACHABLE"] += int(((radius <= reach) & (radius >= inner)).sum())
+
+
+def _check_paths(queries: Queries, body: Body, circles: Array, found: Counter[str]) -> None:
+    arm, scene = queries.arm, queries.circles
+    aim = torch.where(queries.targets.isfinite(), queries.targets, 0.0)
+    theta = escape(arm, queries.starts, aim, scene)
+    # Steps are certified from where they start clear; a start that no softened step freed proves nothing.
+    clear = independent.clearance(body, theta.numpy(), circles) >= MARGIN * arm.reach
+    found["starts not freed"] += int((~clear).sum())
+    for _ in range(LAYERS):
+        end = certified_step(arm, theta, aim, scene)
+        moved = clear & (end != theta).any(-1).numpy()
+        bad = independent.unsafe_steps(body, theta.numpy()[moved], end.numpy()[moved], circles[moved])
+        found["certified steps"] += int(moved.sum())
+        found["unsafe certified steps"] += int(bad.sum())
+        theta = end
+
+
+def describe(found: Counter[str], seed: int) -> str:
+    """Return the counts as Markdown."""
+    lines = [f"{found['queries']} queries, seed {seed}: {violations(found)} violations.", "", "| what | count |"]
+    return "\n".join([*lines, "|---|---:|", *(f"| {name} | {value} |" for name, value in found.items())]) + "\n"
