@@ -29,7 +29,7 @@ def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP | Head
     """
     check_keys("model", config, {"model", "inputs"}, {"hidden", "layers", "network", "heads", "rows", "equations"})
     name = config["model"]
-    if name not in MODELS and name not in BUILDS:
+    if name not in (*MODELS, *BUILDS):
         raise ValueError(f"model: expected one of {', '.join((*MODELS, *BUILDS))}, found {name!r}")
     heads = config.get("heads", 1)
     if heads != 1 or isinstance(heads, bool):
