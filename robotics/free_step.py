@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 import torch
 from torch import Tensor
 
@@ -47,7 +50,7 @@ def damped_step(arm: PlanarArm, theta: Tensor, targets: Tensor) -> Tensor:
     is as exact as J, stretched and folded arms included.
     """
     e = task_error(arm, theta, targets)
-    mu = 0.1 * e.square().sum(-1) + DAMPING
+    mu = 0.1 * _sum(e.square().movedim(-1, 0)) + DAMPING
     J = arm.jacobian(theta).movedim((-2, -1), (0, 1)) / arm.reach  # the batch last, as in memory
     if targets.shape[-1] == 3:
         J = torch.cat((J, torch.ones_like(J[:1])))
@@ -59,8 +62,13 @@ def damped_step(arm: PlanarArm, theta: Tensor, targets: Tensor) -> Tensor:
     for row, error in zip(rows, e.unbind(-1), strict=True):
         across = row
         for other, inverse in basis:
-            across = across - (across * other).sum(0) * inverse * other
-        inverse = 1 / across.square().sum(0)
-        z = z - (error + (row * z).sum(0)) * inverse * across
+            across = across - _sum(across * other) * inverse * other
+        inverse = 1 / _sum(across.square())
+        z = z - (error + _sum(row * z)) * inverse * across
         basis.append((across, inverse))
     return z[: arm.num_links].movedim(0, -1)
+
+
+def _sum(terms: Tensor) -> Tensor:
+    """Sum over the first dimension in one order: that of `Tensor.sum` depends on the size of the batch."""
+    return reduce(add, terms.unbind(0))
