@@ -382,7 +382,7 @@ class ActiveSet {
             z[i] = target[i];
             axpy(z[i] * side[i], K + (size_t)at[i] * bases, u_all, 0, bases);
         }
-        for (int row = 0; row < e.total; ++row) v[row] = v0[row] - sign(row) * u_all[base(row)];
+        for (int row = 0; row < e.total; ++row) v[row] = v0[row] - sign(row) * u_all[place[base(row)] - 1];
     }
 
     void combine(const double *weights, double *out) const {  // V_W weights
@@ -427,10 +427,11 @@ class ActiveSet {
 
     bool block_pivoting() {
         int best = e.total + 1, idle = 0;
+        bool behind = false;  // x, of the multipliers
         for (int round = 0; round < ROUNDS; ++round) {
             const int wrong = flip(false);
             if (wrong == 0) {
-                if (everything_seen) move_x();
+                if (behind) move_x();
                 return true;
             }
             if (wrong < best) best = wrong, idle = 0;
@@ -444,7 +445,8 @@ class ActiveSet {
             flip(true);
             if (!factor(0)) return false;
             aim();
-            if (everything_seen) {
+            behind = seen == bases;  // violations follow from all of K, without x
+            if (behind) {
                 move_violations();
             } else {
                 take();

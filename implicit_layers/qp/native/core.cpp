@@ -347,7 +347,8 @@ template <class Make> int share(int64_t count, int64_t threads, double flops, Ma
 
 double cube(const Problems &a) { return double(a.n) * double(a.n) * double(a.n + a.m + a.p); }
 
-constexpr int64_t RUN = 8;  // elements of a piece that takes them one by one
+constexpr int64_t RUN = 8;            // elements of a piece that takes them one by one
+constexpr double OVERHEAD = 2000;  // work in the smallest element, in flops
 
 // Solve each element of a run by the active set method; mark those that are left over.
 template <class Method> struct QuickRun {
@@ -376,7 +377,7 @@ template <class Method> struct QuickRun {
 };
 
 template <class Method> int run_quickly(const SolveArguments &a, uint8_t *left) {
-    return share((a.data.batch + RUN - 1) / RUN, a.threads, cube(a.data) * RUN,
+    return share((a.data.batch + RUN - 1) / RUN, a.threads, (cube(a.data) + OVERHEAD) * RUN,
                  [&] { return std::make_unique<QuickRun<Method>>(a, left); });
 }
 
@@ -468,7 +469,7 @@ struct AdjointRun {
 
 int adjoint(const AdjointArguments &a, int lanes) {
     std::vector<uint8_t> left(size_t(a.data.batch), 0);
-    int flags = share((a.data.batch + RUN - 1) / RUN, a.threads, 10 * double(a.data.n) * double(a.data.n) * RUN,
+    int flags = share((a.data.batch + RUN - 1) / RUN, a.threads, (10 * double(a.data.n) * double(a.data.n) + OVERHEAD) * RUN,
                       [&] { return std::make_unique<AdjointRun>(a, left.data()); });
     const Indices rest = collect(left);
     if (flags & 2 || rest.empty()) return flags;

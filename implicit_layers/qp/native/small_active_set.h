@@ -11,28 +11,41 @@
 
 namespace {
 
-// out = sum of weights[i] * rows of M, `rows` of them, each WIDTH long.
-template <int WIDTH> inline void sum_rows(const double *M, int rows, const double *weights, double *out) {
-    Vec sum[WIDTH / LANES] = {};
-    for (int i = 0; i < rows; ++i, M += WIDTH)
-        for (int l = 0; l < WIDTH / LANES; ++l) sum[l] += weights[i] * load(M + l * LANES);
-    for (int l = 0; l < WIDTH / LANES; ++l) store(out + l * LANES, sum[l]);
+// out = sum of weights[i] * rows of M, `rows` of them, REGISTERS * LANES entries of each. Where these are few, even and odd
+// rows are summed apart, so that additions need not wait for each other.
+template <int REGISTERS>
+inline void sum_rows(const double *M, int rows, int width, const double *weights, double *out) {
+    Vec even[REGISTERS] = {}, odd[REGISTERS] = {};
+    constexpr bool APART = REGISTERS <= 4;
+    int i = 0;
+    for (; APART && i + 1 < rows; i += 2, M += 2 * width)
+        for (int l = 0; l < REGISTERS; ++l) {
+            even[l] += weights[i] * load(M + l * LANES);
+            odd[l] += weights[i + 1] * load(M + width + l * LANES);
+        }
+    for (; i < rows; ++i, M += width)
+        for (int l = 0; l < REGISTERS; ++l) even[l] += weights[i] * load(M + l * LANES);
+    for (int l = 0; l < REGISTERS; ++l) store(out + l * LANES, even[l] + odd[l]);
 }
 
-// The same for any width that is a multiple of LANES, a few registers at a time.
+template <int WIDTH> inline void sum_padded(const double *M, int rows, const double *weights, double *out) {
+    sum_rows<WIDTH / LANES>(M, rows, WIDTH, weights, out);
+}
+
+// The same for any width that is a multiple of LANES, as many registers at a time as there are.
 inline void sum_rows(const double *M, int rows, int width, const double *weights, double *out) {
     int j = 0;
-    for (; j + 2 * LANES <= width; j += 2 * LANES) {
-        Vec a{}, b{};
-        const double *row = M + j;
-        for (int i = 0; i < rows; ++i, row += width) a += weights[i] * load(row), b += weights[i] * load(row + LANES);
-        store(out + j, a), store(out + j + LANES, b);
+    for (; j + 8 * LANES <= width; j += 8 * LANES) sum_rows<8>(M + j, rows, width, weights, out + j);
+    M += j, out += j;
+    switch ((width - j) / LANES) {
+    case 7: return sum_rows<7>(M, rows, width, weights, out);
+    case 6: return sum_rows<6>(M, rows, width, weights, out);
+    case 5: return sum_rows<5>(M, rows, width, weights, out);
+    case 4: return sum_rows<4>(M, rows, width, weights, out);
+    case 3: return sum_rows<3>(M, rows, width, weights, out);
+    case 2: return sum_rows<2>(M, rows, width, weights, out);
+    case 1: return sum_rows<1>(M, rows, width, weights, out);
     }
-    if (j == width) return;
-    Vec a{};
-    const double *row = M + j;
-    for (int i = 0; i < rows; ++i, row += width) a += weights[i] * load(row);
-    store(out + j, a);
 }
 
 template <int LD> class SmallActiveSet {
@@ -43,7 +56,7 @@ template <int LD> class SmallActiveSet {
         for (Array<double> *M : {&P, &inverse_P, &inverse_K}) M->make(LD * LD);
         for (Array<double> *r : {&x0, &x, &u, &gradient, &Px, &z, &target, &y, &side}) r->make(LD);
         Z.make((LD + 1) * LD), columns.make((size_t)n * ldk), size.make(ldk);
-        for (Array<double> *r : {&d, &v0, &v, &column}) r->make(ldk + 2 * LD);
+        for (Array<double> *r : {&d, &v0, &v, &column, &weight, &rounding}) r->make(ldk + 2 * LD);
         W.make(LD), where.make(e.total);
     }
 
@@ -85,6 +98,7 @@ template <int LD> class SmallActiveSet {
     Array<double> Z;        // P⁻¹ times the rows of W, and room for one that enters
     Array<double> columns;  // of the matrix rows, which are `size` large in the 1-norm
     Array<double> size, d, v0, v, column;
+    Array<double> weight, rounding;  // 1 / size, or 0 in W and on equality rows; round-off of d, for the size
     Array<int> W, where;
 
     bool read() {
@@ -107,11 +121,15 @@ template <int LD> class SmallActiveSet {
         for (int row = e.k; row < e.total; ++row) d[row] = e.right(row);
         bool fine = true;
         for (int row = 0; row < e.total; ++row) fine &= d[row] > -INF, where[row] = -1;
+        for (int row = 0; row < e.total; ++row) {
+            weight[row] = weight_of(row);
+            rounding[row] = d[row] < INF ? CLEAR * std::fabs(d[row]) * weight[row] : 0.0;
+        }
         for (int row = 0; row < e.k; ++row) check += 0.0 * size[row];
         double q[LD];
         for (int j = 0; j < n; ++j) q[j] = -e.q[j], check += 0.0 * q[j];
         if (!fine || !finite(check)) return false;
-        sum_rows<LD>(inverse_P, n, q, x0);
+        sum_padded<LD>(inverse_P, n, q, x0);
         violations(x0, v0);
         return true;
     }
@@ -159,6 +177,8 @@ template <int LD> class SmallActiveSet {
     }
     void times_rows(const double *at, double *out) const { sum_rows(columns, n, ldk, at, out); }
 
+    double weight_of(int row) const { return row >= e.k ? 1.0 : row < e.m ? 1.0 / size[row] : 0.0; }
+
     double room(int row) const {  // below this, a violation may be round-off
         return CLEAR * ((row < e.k ? size[row] : 1.0) * reach + (d[row] < INF ? std::fabs(d[row]) : 0.0));
     }
@@ -189,11 +209,26 @@ template <int LD> class SmallActiveSet {
     void settle() {
         double c[LD], weights[LD];
         for (int i = 0; i < count; ++i) c[i] = v0[W[i]];
-        sum_rows<LD>(inverse_K, count, c, z);
+        sum_padded<LD>(inverse_K, count, c, z);
         for (int i = 0; i < count; ++i) weights[i] = z[i];
-        sum_rows<LD>(Z, count, weights, u);
+        sum_padded<LD>(Z, count, weights, u);
         for (int j = 0; j < LD; ++j) x[j] = x0[j] - u[j];
         violations(x, v);
+    }
+
+    // The row outside W with the largest violation for its size, if that is more than round-off; or -1.
+    int most_violated() const {
+        const Vec floor = splat<Vec>(CLEAR * reach);
+        Vec top{}, place = splat<Vec>(-1.0), here{0, 1, 2, 3};
+        for (int row = 0; row < e.total; row += LANES, here += double(LANES)) {
+            const Vec relative = load(v + row) * load(weight + row);
+            const VecMask larger = (relative > floor + load(rounding + row)) & (relative > top);
+            top = select(larger, relative, top), place = select(larger, here, place);
+        }
+        int best = 0;
+        for (int l = 1; l < LANES; ++l)
+            if (top[l] > top[best] || (top[l] == top[best] && place[l] < place[best])) best = l;
+        return int(place[best]);
     }
 
     bool pivot() {
@@ -201,13 +236,7 @@ template <int LD> class SmallActiveSet {
         while (pivots <= most_pivots) {
             reach = largest(x.data, LD);
             if (!finite(reach)) return false;
-            int worst = -1;
-            double top = 0;
-            for (int row = 0; row < e.total; ++row) {
-                if (!(v[row] > 0) || where[row] >= 0 || e.equality(row) || !(v[row] > room(row))) continue;
-                const double relative = row < e.k ? v[row] / size[row] : v[row];
-                if (relative > top) top = relative, worst = row;
-            }
+            const int worst = most_violated();
             if (worst < 0) {
                 if (moved) settle();
                 return true;
@@ -223,7 +252,7 @@ template <int LD> class SmallActiveSet {
     void see(int row, int position) {
         double *out = Z + position * LD;
         if (row < e.k) {
-            sum_rows<LD>(inverse_P, n, e.matrix_row(row), out);
+            sum_padded<LD>(inverse_P, n, e.matrix_row(row), out);
         } else {
             const double sign = e.sign(row), *from = inverse_P + e.variable(row) * LD;
             for (int j = 0; j < LD; ++j) out[j] = sign * from[j];
@@ -246,7 +275,7 @@ template <int LD> class SmallActiveSet {
             pivots += int(watch);
             double t[LD];
             for (int i = 0; i < count; ++i) t[i] = column[W[i]];
-            sum_rows<LD>(inverse_K, count, t, y);  // the others' answer to a unit of this row
+            sum_padded<LD>(inverse_K, count, t, y);  // the others' answer to a unit of this row
             double pivot = column[row], weights[LD];
             for (int i = 0; i < count; ++i) pivot -= t[i] * y[i], weights[i] = y[i];
             const bool independent = count < n && pivot > INDEPENDENT * column[row];
@@ -258,7 +287,7 @@ template <int LD> class SmallActiveSet {
             for (int i = 0; i < count; ++i) z[i] -= step * y[i];
             multiplier += step;
             if (independent) {
-                sum_rows<LD>(Z, count, weights, u);
+                sum_padded<LD>(Z, count, weights, u);
                 for (int j = 0; j < LD; j += LANES)
                     store(x + j, load(x + j) - step * (load(entering + j) - load(u + j)));
                 violation -= step * pivot;
@@ -285,14 +314,14 @@ template <int LD> class SmallActiveSet {
         double *last = inverse_K + count * LD;
         for (int j = 0; j < LD; ++j) last[j] = -y[j] * inverse, Z[count * LD + j] = entering[j];
         last[count] = inverse;
-        z[count] = multiplier, W[count] = row, where[row] = count++;
+        z[count] = multiplier, W[count] = row, weight[row] = 0.0, where[row] = count++;
     }
 
     void drop(int position) {
         double gone[LD];
         for (int j = 0; j < LD; ++j) gone[j] = j < count ? inverse_K[position * LD + j] : 0.0;
         const double diagonal = 1.0 / gone[position];
-        where[W[position]] = -1;
+        where[W[position]] = -1, weight[W[position]] = weight_of(W[position]);
         for (int i = 0, to = 0; i < count; ++i) {
             if (i == position) continue;
             double *from = inverse_K + i * LD, *row = inverse_K + to * LD;
@@ -333,7 +362,7 @@ template <int LD> class SmallActiveSet {
     }
 
     void measure() {
-        sum_rows<LD>(P, n, x, Px);
+        sum_padded<LD>(P, n, x, Px);
         for (int j = 0; j < LD; ++j) gradient[j] = 0.0;
         dz = 0;
         for (int i = 0; i < count; ++i) {
@@ -366,16 +395,16 @@ template <int LD> class SmallActiveSet {
 
     void refine() {
         double t[LD], right[LD];
-        sum_rows<LD>(inverse_P, n, gradient, t);
+        sum_padded<LD>(inverse_P, n, gradient, t);
         times_rows(t, column);
         if (e.upper)
             for (int j = 0; j < n; ++j) column[e.k + j] = t[j];
         if (e.lower)
             for (int j = 0; j < n; ++j) column[e.lower_from + j] = -t[j];
         for (int i = 0; i < count; ++i) right[i] = v[W[i]] - column[W[i]];
-        sum_rows<LD>(inverse_K, count, right, y);
+        sum_padded<LD>(inverse_K, count, right, y);
         for (int i = 0; i < count; ++i) right[i] = y[i], z[i] += y[i];
-        sum_rows<LD>(Z, count, right, u);
+        sum_padded<LD>(Z, count, right, u);
         for (int j = 0; j < LD; ++j) x[j] -= t[j] + u[j];
         violations(x, v);
     }
