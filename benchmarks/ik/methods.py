@@ -11,15 +11,14 @@ from torch import Tensor
 
 from robotics import Circles, PlanarArm, oracle
 from robotics.convex import CIDGIK, Relaxation
-from robotics.models import MODELS, IKAnswer, IKStatus, check_answer
+from robotics.models import IKAnswer, IKStatus, check_answer
+from robotics.models.heads_qp import refine
 from robotics.solvers import SLSQP, DampedLeastSquares, DifferentialIK, LevenbergMarquardt, Portfolio
 from robotics.starts import diverse_starts
-from robotics.steps import certified_step, escape
 
 from .networks import Networks
 
 TOLERANCE = 1e-6  # asked of all that take one
-KNOWN = ("mlp", "mlp-qp", "mlp-qp-oneshot")
 SEQUENTIAL = {"model": "mlp-qp", "inputs": "xy", "network": "unit", "layers": 2}
 HEADS = 8
 
@@ -125,16 +124,22 @@ def _oracle_candidates(arm: PlanarArm, networks: Networks) -> Candidates:
 
 @torch.no_grad()
 def _refined(arm: PlanarArm, start: Tensor, targets: Tensor, circles: Circles) -> Tensor:
-    theta = escape(arm, start, targets, circles)
-    for _ in range(10):
-        theta = certified_step(arm, theta, targets, circles)
-    return theta
+    return refine(arm, start, targets, circles, 10)
 
 
 def _start_candidates(arm: PlanarArm, networks: Networks) -> Candidates:
     return lambda targets, circles: (
         _refined(arm, start, targets, circles) for start in diverse_starts(arm, targets, circles, HEADS)
     )
+
+
+def _head_candidates(arm: PlanarArm, networks: Networks) -> Candidates:
+    @torch.no_grad()
+    def all_of(targets: Tensor, circles: Circles) -> Iterable[Tensor]:
+        starts = networks.heads(HEADS).network(targets, circles)
+        return [_refined(arm, start, targets, circles) for start in starts.unbind(-2)]
+
+    return all_of
 
 
 def _restart_candidates(make: Callable[..., Any]) -> Callable[[PlanarArm, Networks], Candidates]:
@@ -174,12 +179,6 @@ def _cidgik(arm: PlanarArm, networks: Networks) -> Answer:
     return answer
 
 
-def _learnt_elsewhere(name: str) -> Method:
-    """A model of the package that this file does not know by name."""
-    config = {"model": name, "inputs": "xy"}
-    return Method(name=f"model {name}", build=from_solver(lambda arm, networks: networks.layered(config, 10)))
-
-
 def registry() -> list[Method]:
     """Return the rows of the table, in its order."""
     restarts = [
@@ -212,7 +211,11 @@ def registry() -> list[Method]:
             build=from_solver(lambda _, n: n.layered(SEQUENTIAL, 10)),
             candidates=_start_candidates,
         ),
-        *(_learnt_elsewhere(name) for name in MODELS if name not in KNOWN),
+        Method(
+            name="8 trained heads, 10 certified layers, check",
+            build=from_solver(lambda _, n: n.heads(HEADS)),
+            candidates=_head_candidates,
+        ),
         *restarts,
         Method(name="SLSQP, 10 restarts", build=from_solver(lambda arm, _: SLSQP(arm=arm)), most=30),
         Method(name="differential IK from home", build=from_solver(lambda arm, _: DifferentialIK(arm=arm)), most=300),

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from robotics import Circles, DatasetConfig, IKDataset, PlanarArm, make_dataset
+from robotics.head_training import train_heads
 from robotics.joint_training import train_as_duka
-from robotics.models import MLP, MLPQP, build_model
+from robotics.models import MLP, MLPQP, HeadsQP, build_model
 from robotics.training import TrainingConfig, copy_network, fit
 
 from ..report import write_bytes
@@ -32,6 +33,7 @@ class Budget:
         layer_epochs: of the models with programs, from the trained network, on `layer_samples` targets each.
         layer_samples: see there.
         duka_samples: of Duka's network.
+        head_steps: of labelled heads, each with 256 new targets and scenes of 0 to 6 circles.
         seed: of data, weights and order.
     """
 
@@ -40,10 +42,11 @@ class Budget:
     layer_epochs: int = 4
     layer_samples: int = 1024
     duka_samples: int = 1000
+    head_steps: int = 3000
     seed: int = 0
 
 
-QUICK = Budget(samples=300, epochs=3, layer_epochs=1, layer_samples=64, duka_samples=60)
+QUICK = Budget(samples=300, epochs=3, layer_epochs=1, layer_samples=64, duka_samples=60, head_steps=20)
 
 
 class Networks:
@@ -74,6 +77,16 @@ class Networks:
         if not isinstance(model, MLPQP):
             return model
         return MLPQP(model.network, model.mode, layers)
+
+    def heads(self, number: int) -> HeadsQP:
+        """Return labelled heads, trained on scenes of their own, with ten certified layers."""
+        budget = self.budget
+        model: HeadsQP = self._get(
+            {"model": "mlp-qp", "inputs": "xy", "heads": number},
+            None,
+            lambda: HeadsQP(train_heads(self.arm, number, steps=budget.head_steps, seed=budget.seed)),
+        )
+        return model
 
     def duka(self) -> MLP:
         """Return Duka's network, trained as he did; it knows no circles."""

@@ -95,5 +95,6 @@ is the share of the oracle's intervals, of 100 targets, that the method's postur
 restarts; a method of one answer finds one for each target.
 
 Networks: {budget.samples} samples, {budget.epochs} epochs, with programs {budget.layer_epochs} more of
-{budget.layer_samples} samples, 100 hidden units, seed {budget.seed}: small budgets. Tracked methods answer each tick
+{budget.layer_samples} samples, 100 hidden units, seed {budget.seed}: small budgets. Labelled heads: {budget.head_steps}
+steps on scenes of their own, so one network for all cells of an arm. Tracked methods answer each tick
 alone; the last rows go on from the last tick's posture."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -12,7 +13,7 @@ from robotics.ik_qp import task_error
 from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
 from robotics.models.heads import Heads
 from robotics.obstacles import Circles
-from robotics.steps import certified_step, escape
+from robotics.steps import certified_step, certified_steps, escape
 
 TRAINED_LAYERS = 2  # as in `mlp_qp`
 CHUNK = 2048
@@ -110,9 +111,7 @@ def refine(arm: PlanarArm, start: Tensor, targets: Tensor, circles: Circles, lay
     if start.ndim == 1:  # the escape picks elements of a batch
         return refine(arm, start[None], targets[None], circles, layers)[0]
     theta = escape(arm, start.clamp(*arm.limits_tensor(start)), targets, circles)
-    for _ in range(layers):
-        theta = certified_step(arm, theta, targets, circles)
-    return theta
+    return certified_steps(theta, targets, circles, layers, partial(certified_step, arm))
 
 
 def _chosen(starts: Tensor, head: Tensor) -> Tensor:
