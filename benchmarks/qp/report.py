@@ -169,8 +169,8 @@ def document(report: Report) -> str:
 
 
 MODEL = """Every iteration is counted as the full factorisation of an interior point method. The active set
-method, which solves these cases, needs far fewer operations: the share says how busy an interior point method would have
-to keep the core to be as fast, not how busy the core is. So it may exceed 100 %."""
+method, which solves these cases, needs far fewer operations: the share says how busy an interior point method would
+have to keep the core to be as fast, not how busy the core is. So it may exceed 100 %."""
 CLOCKS = {"wall": "Wall", "cpu": "CPU"}
 SPARSE = "Sparse programs (bands, n = 5000 and 20000): our library has no sparse solver."
 
