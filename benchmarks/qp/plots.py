@@ -117,7 +117,9 @@ def draw_share(report: Report, path: Path) -> None:
         axis.plot([place - 0.4, place + 0.4], [target, target], color="black", label="target" if place == 0 else None)
     axis.set_xticks(places, [f"n = {row.case.n}\n{row.case.key}" for row in rows])
     axis.set(
-        ylabel=f"share of {report.peak.flops / 1e9:.0f} Gflop/s [%]", ylim=(0, None), title="forward pass, one core"
+        ylabel=f"share of {report.peak.flops / 1e9:.0f} Gflop/s [%]",
+        ylim=(0, None),
+        title="forward pass, one core;\nevery iteration counted as a full factorisation",
     )
     axis.legend(frameon=False)
     write_figure(path, figure)
