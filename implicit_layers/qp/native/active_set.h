@@ -135,7 +135,7 @@ class ActiveSet {
           bases(e.k + (e.upper || e.lower ? n : 0)),
           shared_P(a.stride_P == 0), shared_rows(shared_P && a.stride_G == 0 && a.stride_A == 0) {
         for (Array<double> *r : {&inverse, &x0, &x, &u, &gradient, &Px, &z_bounds}) r->make(ld);
-        u_all.make(bases);
+        u_all.make(bases), used_in.make(bases);
         size.make(bases), place.make(bases), base_of.make(bases);
         for (Array<double> *r : {&d, &v0, &v}) r->make(e.total);
         for (Array<double> *r : {&inverse_R, &z, &target, &y}) r->make(ldr);
@@ -145,7 +145,7 @@ class ActiveSet {
     // Solve one problem; false where it is not a clear case, and then nothing is promised of the results.
     bool solve(int64_t element, double eps_abs, double eps_rel, int max_iter, const double *warm_lam) {
         e = Element(a_, element);
-        pivots = 0, most_pivots = max_iter, count = 0;
+        pivots = 0, most_pivots = max_iter, count = 0, used = 0, turn += 1;
         if (!shared_P || !prepared) separable = e.m == 0 && e.p <= 1 && is_diagonal(e);
         if (separable) return (prepared = true) && solve_separable() && accept(eps_abs, eps_rel);
         if (!prepare() || !begin(warm_lam)) return false;
@@ -195,6 +195,9 @@ class ActiveSet {
     Array<double> z_bounds, u_all;          // multipliers of bounds of separable problems; R P⁻¹R'z
     Array<double> inverse_K;                // K_WW⁻¹, while rows come and go one by one
     Array<int> place, base_of, where, entering;  // place: index + 1 among the seen rows; where: position in W or -1
+    Array<int64_t> used_in;            // the turn in which a row was last in W
+    int64_t turn = 0;                  // counts elements
+    int used = 0;                      // rows that were in W in this turn; others may have been seen by other elements
     Array<int> W, at;                  // the working set, and where its rows stand among the seen ones
     Array<double> side;                // 1, or -1 for lower bounds
 
@@ -350,6 +353,8 @@ class ActiveSet {
     void add(int row) {  // one that has been seen
         W[count] = row, at[count] = place[base(row)] - 1, side[count] = sign(row);
         where[row] = count++;
+        int64_t &last = used_in[base(row)];
+        used += last != turn, last = turn;
     }
     void shift(int from, int to) { W[to] = W[from], at[to] = at[from], side[to] = side[from], where[W[to]] = to; }
 
@@ -445,7 +450,7 @@ class ActiveSet {
             flip(true);
             if (!factor(0)) return false;
             aim();
-            behind = seen == bases;  // violations follow from all of K, without x
+            behind = everything_seen || used == bases;  // violations follow from all of K, without x
             if (behind) {
                 move_violations();
             } else {

@@ -347,7 +347,7 @@ template <class Make> int share(int64_t count, int64_t threads, double flops, Ma
 
 double cube(const Problems &a) { return double(a.n) * double(a.n) * double(a.n + a.m + a.p); }
 
-constexpr int64_t RUN = 8;            // elements of a piece that takes them one by one
+constexpr int64_t RUN = 8;         // elements of a piece that takes them one by one
 constexpr double OVERHEAD = 2000;  // work in the smallest element, in flops
 
 // Solve each element of a run by the active set method; mark those that are left over.
