@@ -92,7 +92,7 @@ def dataset(out: Path, seed: int, scene: Path | None, **choices: Any) -> None:
 @click.option("--hidden", type=int, default=100, show_default=True, help="Width of the hidden layer.")
 @click.option("--network", default="plain", show_default=True, help=f"{', '.join(NETWORKS)}: kind of network.")
 @click.option("--layers", type=int, help="Certified steps of mlp-qp.")
-@click.option("--heads", type=int, default=1, show_default=True, help="Labelled starts of mlp-qp, inputs xy.")
+@click.option("--heads", type=int, default=1, show_default=True, help="Labelled starts of mlp-qp.")
 @click.option("--joints", help=f"Train on joint angles, as Duka (2014) did, by one of {', '.join(OPTIMIZERS)}.")
 @click.option("--epochs", type=int, default=_DEFAULT.epochs, show_default=True)
 @click.option("--batch-size", type=int, default=_DEFAULT.batch_size, show_default=True)

@@ -33,6 +33,7 @@ def train_heads(
     arm: PlanarArm,
     heads: int = 8,
     *,
+    inputs: str = "xy",
     hidden: int = 100,
     steps: int = 3000,
     batch_size: int = 256,
@@ -45,8 +46,9 @@ def train_heads(
     Args:
         arm: the arm.
         heads: number of labelled heads.
+        inputs: "xy" for positions, "xytheta" for poses.
         hidden: width of the hidden layers.
-        steps: batches, each of new targets (tips of uniform joints) and scenes of 0 to `most_circles` circles.
+        steps: batches, each of new targets (tips or poses of uniform joints) and scenes of 0 to `most_circles` circles.
         batch_size: targets in a batch.
         learning_rate: of Adam at the start; it falls to zero as a half cosine.
         most_circles: circles in the largest scene.
@@ -54,13 +56,14 @@ def train_heads(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Heads(arm, heads, hidden)
+        network = Heads(arm, heads, hidden, inputs)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         count = int(torch.randint(most_circles + 1, (), generator=generator))
-        targets = arm.tip(arm.sample(batch_size, generator))
+        theta = arm.sample(batch_size, generator)
+        targets = arm.tip(theta) if inputs == "xy" else arm.pose(theta)
         scene = random_scenes(arm, batch_size, count, generator)
         optimizer.zero_grad()
         network.cost(network(targets, scene), targets, scene).mean().backward()

@@ -130,7 +130,7 @@ def test_one_head_is_the_former_model_and_wrong_numbers_are_named():
     assert one.config() == former.config()
     target = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
     assert torch.equal(one(target, NO_CIRCLES), former(target, NO_CIRCLES))
-    for change in ({"heads": 3}, {"heads": 0}, {"heads": 8.0}, {"heads": 8, "inputs": "xytheta"}):
+    for change in ({"heads": 3}, {"heads": 0}, {"heads": 8.0}, {"heads": 8, "network": "unit"}):
         with pytest.raises(ValueError, match="heads: expected"):
             build_model(UNIT, {"model": "mlp-qp", "inputs": "xy"} | change)
 

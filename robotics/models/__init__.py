@@ -43,11 +43,12 @@ def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP | Head
 
 
 def _build_heads(arm: PlanarArm, config: Mapping[str, Any]) -> HeadsQP:
-    for name, expected in (("model", "mlp-qp"), ("inputs", "xy"), ("network", "plain")):
+    for name, expected in (("model", "mlp-qp"), ("network", "plain")):
         found = config.get(name, expected)
         if found != expected:
             raise ValueError(f"heads: expected {name} {expected!r} for more than one head, found {found!r}")
-    return HeadsQP(Heads(arm, config["heads"], config.get("hidden", 100)), config.get("layers", 10))
+    network = Heads(arm, config["heads"], config.get("hidden", 100), config["inputs"])
+    return HeadsQP(network, config.get("layers", 10))
 
 
 __all__ = [

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robotics.arm import PlanarArm, wrap_angle
 from robotics.ik_qp import task_error
+from robotics.models.mlp import INPUTS
 from robotics.obstacles import Circles
 
 ROOM = 2e-2  # of reach: a start closer to a circle than this costs
@@ -19,11 +20,15 @@ CIRCLE_WEIGHT = 2.0  # a start in a circle is worse than one far from the target
 
 @final
 class Heads(nn.Module):
-    """Starts (*batch, H, n) for positions, one for each label: the bend and a sector of the last link's direction.
+    """Starts (*batch, H, n) of targets, one for each label: the bend and a sector of the last link's direction.
 
     The *bend* is the sign of θ_2 + ... + θ_{n-1}, of θ_2 for two and three links (the elbow); where the limits allow
     one sign only, there is one. The *sector* is one of equal parts of the circle that holds Θ less the azimuth of the
     target, counted from -π. Head h has the bend h // S and the sector h % S of S sectors.
+
+    A pose gives the last link, and the others have a position to reach: the wrist. So its labels, and all that is said
+    here of the target, are those of the arm without the last link, at the wrist. Three links have one posture for each
+    elbow: two heads are all there are. The last joint turns as the orientation asks, beyond its limits if need be.
 
     Everything is seen and said in the frame whose x axis points to the target, so only the first joint's limits break
     the symmetry. Circles enter as a sum over circles: their order and number are free.
@@ -32,41 +37,59 @@ class Heads(nn.Module):
         arm: the arm, n links.
         heads: H, a multiple of the number of bends that the limits allow.
         hidden: width of both hidden layers.
+        inputs: "xy" for positions, "xytheta" for poses, which take three links or more.
     """
 
-    def __init__(self, arm: PlanarArm, heads: int = 8, hidden: int = 100) -> None:
+    def __init__(self, arm: PlanarArm, heads: int = 8, hidden: int = 100, inputs: str = "xy") -> None:
         super().__init__()
         for name, value in (("heads", heads), ("hidden", hidden)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: expected a positive integer, found {value!r}")
-        bends = _bends(arm)
+        if not isinstance(inputs, str) or inputs not in INPUTS:
+            raise ValueError(f"inputs: expected one of {', '.join(INPUTS)}, found {inputs!r}")
+        pose = inputs == "xytheta"
+        if pose and arm.num_links < 3:
+            raise ValueError(f"arm: expected 3 links or more for poses, found {arm.num_links}")
+        self.inputs = inputs
+        self.placed = PlanarArm(lengths=arm.lengths[:-1], limits=arm.limits[:-1]) if pose else arm  # up to the wrist
+        bends = _bends(self.placed)
         if heads % len(bends):
             raise ValueError(f"heads: expected a multiple of {len(bends)}, the bends of the arm, found {heads}")
         self.arm, self.heads, self.hidden = arm, heads, hidden
         self.sectors = heads // len(bends)
         self.bends = torch.tensor(bends, dtype=torch.float64).repeat_interleave(self.sectors)
-        self.target_layer = nn.Linear(3, hidden, dtype=torch.float64)
+        seen = 5 if pose else 3
+        self.target_layer = nn.Linear(seen, hidden, dtype=torch.float64)
         self.circle_layers = nn.Sequential(
-            nn.Linear(6, hidden, dtype=torch.float64), nn.Tanh(), nn.Linear(hidden, hidden, dtype=torch.float64)
+            nn.Linear(seen + 3, hidden, dtype=torch.float64), nn.Tanh(), nn.Linear(hidden, hidden, dtype=torch.float64)
         )
         self.last_layers = nn.Sequential(
             nn.Tanh(),
             nn.Linear(hidden, hidden, dtype=torch.float64),
             nn.Tanh(),
-            nn.Linear(hidden, heads * (arm.num_links + 1), dtype=torch.float64),
+            nn.Linear(hidden, heads * (self.placed.num_links + 1), dtype=torch.float64),
         )
 
     def forward(self, targets: Tensor, circles: Circles) -> Tensor:
-        """Return starts `(*batch, H, n)` [rad] for positions `(*batch, 2)` [m]; all but θ_1 are inside the limits."""
-        if targets.shape[-1] != 2:
-            raise ValueError(f"targets: expected shape (*batch, 2), found {tuple(targets.shape)}")
-        azimuth = torch.atan2(targets[..., 1], targets[..., 0])
+        """Return starts `(*batch, H, n)` [rad] for targets `(*batch, 2|3)` [m, m, rad].
+
+        All joints are inside the limits but θ_1, and of a pose θ_n, which are within half a turn of their middle.
+        """
+        width = INPUTS[self.inputs]
+        if targets.shape[-1] != width:
+            raise ValueError(f"targets: expected shape (*batch, {width}), found {tuple(targets.shape)}")
+        azimuth = self._azimuth(targets)
         raw = self.last_layers(self._encode(targets, azimuth, circles)).unflatten(-1, (self.heads, -1))
         lower, upper = self.arm.limits_tensor(targets)
         middle, half = (lower + upper) / 2, (upper - lower) / 2
         first = azimuth[..., None] + torch.atan2(raw[..., 1], raw[..., 0])
         first = middle[0] + wrap_angle(first - middle[0])
-        return torch.cat((first[..., None], middle[1:] + half[1:] * raw[..., 2:].tanh()), -1)
+        inner = slice(1, self.placed.num_links)
+        theta = torch.cat((first[..., None], middle[inner] + half[inner] * raw[..., 2:].tanh()), -1)
+        if width == 2:
+            return theta
+        last = targets[..., 2:] - theta.sum(-1)
+        return torch.cat((theta, (middle[-1] + wrap_angle(last - middle[-1]))[..., None]), -1)
 
     def cost(self, starts: Tensor, targets: Tensor, circles: Circles) -> Tensor:
         """Return what starts `(*batch, H, n)` lack, `(*batch, H)`: tip error, excess, depth and distance to the label.
@@ -90,24 +113,39 @@ class Heads(nn.Module):
 
     def outside_label(self, starts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return how far starts `(*batch, H, n)` are outside the bend and the sector of their head [rad]."""
-        bend = starts[..., 1 : max(2, self.arm.num_links - 1)].sum(-1) * self.bends.to(starts)
-        azimuth = torch.atan2(targets[..., 1], targets[..., 0])
+        placed = starts[..., : self.placed.num_links]
+        bend = placed[..., 1 : max(2, self.placed.num_links - 1)].sum(-1) * self.bends.to(starts)
+        azimuth = self._azimuth(targets)
         width = math.tau / self.sectors
         middle = width * (torch.arange(self.heads) % self.sectors + 0.5).to(starts) - math.pi
-        offset = wrap_angle(self.arm.orientation(starts) - azimuth[..., None] - middle).abs()
+        offset = wrap_angle(self.placed.orientation(placed) - azimuth[..., None] - middle).abs()
         return (-bend).clamp(min=0), (offset - width / 2).clamp(min=0)
+
+    def _end(self, targets: Tensor) -> Tensor:
+        """Return where the links that are to be placed end: the tip, or the wrist of a pose, `(*batch, 2)` [m]."""
+        if self.placed is self.arm:
+            return targets
+        turn = targets[..., 2]
+        return targets[..., :2] - self.arm.lengths[-1] * torch.stack((turn.cos(), turn.sin()), -1)
+
+    def _azimuth(self, targets: Tensor) -> Tensor:
+        end = self._end(targets)
+        return torch.atan2(end[..., 1], end[..., 0])
 
     def _encode(self, targets: Tensor, azimuth: Tensor, circles: Circles) -> Tensor:
         reach = self.arm.reach
         cos, sin = azimuth.cos(), azimuth.sin()
-        features = torch.stack((targets.norm(dim=-1) / reach, cos, sin), -1)
+        features = torch.stack((self._end(targets).norm(dim=-1) / reach, cos, sin), -1)
+        if self.placed is not self.arm:
+            turn = targets[..., 2] - azimuth
+            features = torch.cat((features, turn.cos()[..., None], turn.sin()[..., None]), -1)
         code: Tensor = self.target_layer(features)
         if not circles.radii.shape[-1]:
             return code
         centers = circles.centers / reach
         x, y, cos, sin = centers[..., 0], centers[..., 1], cos[..., None], sin[..., None]
         turned = torch.stack((cos * x + sin * y, cos * y - sin * x, (circles.radii / reach).expand_as(cos * x)), -1)
-        pairs = torch.cat((turned, features[..., None, :].expand_as(turned)), -1)
+        pairs = torch.cat((turned, features[..., None, :].expand(*turned.shape[:-1], -1)), -1)
         total: Tensor = code + self.circle_layers(pairs).sum(-2)
         return total
 

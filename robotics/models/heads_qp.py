@@ -12,6 +12,7 @@ from robotics.arm import PlanarArm
 from robotics.ik_qp import task_error
 from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
 from robotics.models.heads import Heads
+from robotics.models.mlp import INPUTS
 from robotics.obstacles import Circles
 from robotics.steps import certified_step, certified_steps, escape
 
@@ -31,14 +32,13 @@ class HeadsQP(nn.Module):
         layers: certified steps from each start.
     """
 
-    inputs = "xy"
-
     def __init__(self, network: Heads, layers: int = 10) -> None:
         super().__init__()
         if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
             raise ValueError(f"layers: expected a positive integer, found {layers!r}")
         self.network, self.layers = network, layers
         self.arm: PlanarArm = network.arm
+        self.inputs: str = network.inputs
 
     def config(self) -> dict[str, Any]:
         """Return what `build_model` needs to build this model again."""
@@ -46,7 +46,7 @@ class HeadsQP(nn.Module):
         return {"model": "mlp-qp", "inputs": self.inputs, **network, "layers": self.layers}
 
     def forward(self, targets: Tensor, circles: Circles) -> Tensor:
-        """Return joint angles `(*batch, n)` [rad] from the most promising head of each target `(*batch, 2)`.
+        """Return joint angles `(*batch, n)` [rad] from the most promising head of each target `(*batch, 2|3)`.
 
         Differentiable in the network's parameters, the targets and the circles; the choice of the head is constant.
         """
@@ -65,13 +65,13 @@ class HeadsQP(nn.Module):
 
     @torch.no_grad()
     def answer(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> IKAnswer:
-        """Answer targets `(N, 2)`; an unsafe posture is never returned."""
+        """Answer targets `(N, 2|3)`; an unsafe posture is never returned."""
         return self.answer_with_heads(targets, circles, tolerance)[0]
 
     @torch.no_grad()
     def answer_with_heads(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> tuple[IKAnswer, Tensor]:
-        """Answer targets `(N, 2)`, and say how many heads each took, int64 (N,); H + 1 where all failed."""
-        check_batch(targets, circles, 2)
+        """Answer targets `(N, 2|3)`, and say how many heads each took, int64 (N,); H + 1 where all failed."""
+        check_batch(targets, circles, INPUTS[self.inputs])
         if not len(targets):
             empty = targets.new_zeros(0, self.arm.num_links)
             return check_answer(self.arm, empty, targets, circles, tolerance), torch.zeros(0, dtype=torch.int64)
