@@ -11,7 +11,8 @@ from torch import Tensor
 
 from robotics import Circles, PlanarArm, oracle
 from robotics.convex import CIDGIK, Relaxation
-from robotics.models import IKAnswer, IKStatus, check_answer
+from robotics.convex.answering import home
+from robotics.models import HeadsQP, IKAnswer, IKStatus, check_answer
 from robotics.models.heads_qp import refine
 from robotics.solvers import SLSQP, DampedLeastSquares, DifferentialIK, LevenbergMarquardt, Portfolio
 from robotics.starts import diverse_starts
@@ -151,17 +152,23 @@ def _restart_candidates(make: Callable[..., Any]) -> Callable[[PlanarArm, Networ
     return build
 
 
-def _sdp(order: int, near: bool) -> Callable[[PlanarArm, Networks], Answer]:
+def _pose_heads(arm: PlanarArm, networks: Networks) -> HeadsQP:
+    return networks.heads(2 if arm.num_links == 3 else HEADS, "xytheta")
+
+
+def _sdp(order: int, anchors: int | None) -> Callable[[PlanarArm, Networks], Answer]:
+    """The relaxation from the middle of the limits (0 anchors), or from so many heads in turn; None: from all."""
+
     def build(arm: PlanarArm, networks: Networks) -> Answer:
         program = Relaxation(arm=arm, order=order)
-        lower, upper = (torch.tensor(side, dtype=torch.float64) for side in zip(*arm.limits, strict=True))
 
         @torch.no_grad()
         def answer(targets: Tensor, circles: Circles) -> Answered:
-            anchors = ((lower + upper) / 2).expand(len(targets), -1)
-            if near:
-                anchors = networks.network("unit", "xytheta")(targets).clamp(lower, upper)
-            found = program.answer_near(anchors, targets, circles, TOLERANCE)
+            if anchors == 0:
+                found = program.answer_near(home(arm, targets), targets, circles, TOLERANCE)
+            else:
+                near = _pose_heads(arm, networks).network.ranked(targets, circles)[:, :anchors]
+                found, _ = program.answer_in_turn(near, targets, circles, TOLERANCE)
             return Answered(found.answer, found.certified)
 
         return answer
@@ -219,9 +226,13 @@ def registry() -> list[Method]:
         *restarts,
         Method(name="SLSQP, 10 restarts", build=from_solver(lambda arm, _: SLSQP(arm=arm)), most=30),
         Method(name="differential IK from home", build=from_solver(lambda arm, _: DifferentialIK(arm=arm)), most=300),
-        Method(name="SDP order 1, home anchor", build=_sdp(1, False), poses=True, most=50),
-        Method(name="SDP order 1, network anchor", build=_sdp(1, True), poses=True, most=50),
-        Method(name="SDP order 2, network anchor", build=_sdp(2, True), poses=True, most=10, links=(3,)),
+        Method(
+            name="trained heads for poses, 10 certified layers, check", build=from_solver(_pose_heads), poses=True
+        ),
+        Method(name="SDP order 1, home anchor", build=_sdp(1, 0), poses=True, most=250),
+        Method(name="SDP order 1, network anchor", build=_sdp(1, 1), poses=True, most=250),
+        Method(name="SDP order 1, network anchors in turn", build=_sdp(1, None), poses=True, most=250),
+        Method(name="SDP order 2, network anchor", build=_sdp(2, 1), poses=True, most=10, links=(3,)),
         Method(name="CIDGIK", build=_cidgik, poses=True, most=20),
         Method(
             name="portfolio (network, starts, soft, oracle)",

@@ -78,13 +78,13 @@ class Networks:
             return model
         return MLPQP(model.network, model.mode, layers)
 
-    def heads(self, number: int) -> HeadsQP:
-        """Return labelled heads, trained on scenes of their own, with ten certified layers."""
+    def heads(self, number: int, inputs: str = "xy") -> HeadsQP:
+        """Return labelled heads for positions or poses, trained on scenes of their own, with ten certified layers."""
         budget = self.budget
         model: HeadsQP = self._get(
-            {"model": "mlp-qp", "inputs": "xy", "heads": number},
+            {"model": "mlp-qp", "inputs": inputs, "heads": number},
             None,
-            lambda: HeadsQP(train_heads(self.arm, number, steps=budget.head_steps, seed=budget.seed)),
+            lambda: HeadsQP(train_heads(self.arm, number, inputs=inputs, steps=budget.head_steps, seed=budget.seed)),
         )
         return model
 

@@ -88,7 +88,10 @@ def describe(queries: int, budget: Budget, clock: Clock) -> str:
 
 Times are {clock} time of one thread, torch {torch.__version__}{SHARED if clock == "cpu" else ""}. At most
 {queries} queries a cell, slow methods fewer (column *queries*). A cell is arm, number of circles, kind of targets.
-Positions are asked for; Duka's network, SDP and CIDGIK are asked for poses (x, y, Θ), of postures that are safe.
+Positions are asked for; Duka's network, the heads for poses, SDP and CIDGIK are asked for poses (x, y, Θ), of postures
+that are safe. *SDP, network anchor* is one program, near the most promising head for poses (three links have 2, one for
+each elbow; others 8); *in turn* asks the next head where the answer is not *certified*: for three links, 2 programs
+less the share that the row above it has certified.
 Success is of oracle-feasible targets, with limits and whole links exact. Tip errors, of reach, are over the answers
 given, safe or not; so are *collide* and *tip in circle*. *called infeasible* counts INFEASIBLE and UNREACHABLE. *modes*
 is the share of the oracle's intervals, of 100 targets, that the method's postures lie in, of all its starts or

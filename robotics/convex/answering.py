@@ -50,14 +50,17 @@ def answer_each(
         arm: the arm, n links.
         targets: `(N, 2|3)` in float64.
         circles: the scene, shared or one per target.
-        anchors: joint angles that answers should be near, `(N, n)` [rad].
+        anchors: joint angles that answers should be near, `(N, n)` [rad]; a row that is not finite gets no answer.
         tolerance: largest error of a SOLVED answer, of reach and rad.
         solve: the program.
     """
     check_batch(targets, circles, 3 if targets.shape[-1] == 3 else 2)
+    if anchors.shape != (len(targets), arm.num_links):
+        expected = (len(targets), arm.num_links)
+        raise ValueError(f"anchors: expected shape {expected}, found {tuple(anchors.shape)}")
     theta = targets.new_full((len(targets), arm.num_links), torch.nan)
     ratio = targets.new_full((len(targets),), torch.nan)
-    hopeful = targets.isfinite().all(-1) & in_reach(arm, targets, tolerance)
+    hopeful = targets.isfinite().all(-1) & in_reach(arm, targets, tolerance) & anchors.isfinite().all(-1)
     for i in hopeful.nonzero()[:, 0].tolist():
         scene = circles.pick(i)
         rows = torch.cat((scene.centers, scene.radii[:, None] + arm.link_radius), -1).to(targets)

@@ -15,7 +15,7 @@ from robotics.arm import PlanarArm
 from robotics.checks import require
 from robotics.convex.answering import ConvexAnswer, answer_each, home, solved
 from robotics.convex.chain import Array, Chain, View
-from robotics.models.answer import IKAnswer
+from robotics.models.answer import IKAnswer, IKStatus
 from robotics.obstacles import Circles
 from robotics.solvers.base import check_count
 
@@ -73,6 +73,38 @@ class Relaxation:
         if key not in self._programs:
             self._programs[key] = _Program(Chain(self.arm, *key), self.order, self.solver)
         return answer_each(self.arm, targets, circles, anchors, tolerance, self._programs[key].solve)
+
+    def answer_in_turn(
+        self, anchors: Tensor, targets: Tensor, circles: Circles, tolerance: float = 1e-3
+    ) -> tuple[ConvexAnswer, Tensor]:
+        """Answer targets `(N, 2|3)` near one of several anchors `(N, H, n)` [rad], such as all heads of a network.
+
+        The next anchor is asked only where no answer is certified yet.
+
+        Returns:
+            The certified answer of each target, else the first that is SOLVED, else that of the first anchor; and how
+            many anchors were asked, int64 (N,).
+
+        Raises:
+            ImportError: cvxpy is not installed.
+            ValueError: There is no anchor, or the arm has too few links to have an unknown joint.
+        """
+        if anchors.ndim != 3 or not anchors.shape[1]:
+            raise ValueError(f"anchors: expected shape (N, H, n) with H >= 1, found {tuple(anchors.shape)}")
+        found = self.answer_near(anchors[:, 0], targets, circles, tolerance)
+        asked = torch.ones(len(targets), dtype=torch.int64)
+        hopeful = (found.answer.status != IKStatus.INVALID_INPUT) & (found.answer.status != IKStatus.UNREACHABLE)
+        for number in range(1, anchors.shape[1]):
+            left = (hopeful & ~found.certified).nonzero()[:, 0]
+            if not len(left):
+                break
+            again = self.answer_near(anchors[left, number], targets[left], circles.pick(left), tolerance)
+            asked[left] += 1
+            solved, before = (each.answer.status == IKStatus.SOLVED for each in (again, found))
+            better = again.certified | (solved & ~before[left])
+            for column, new in zip((*found.answer, *found[1:]), (*again.answer, *again[1:]), strict=True):
+                column[left[better]] = new[better]
+        return found, asked
 
 
 class _Program:

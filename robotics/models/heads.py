@@ -91,6 +91,13 @@ class Heads(nn.Module):
         last = targets[..., 2:] - theta.sum(-1)
         return torch.cat((theta, (middle[-1] + wrap_angle(last - middle[-1]))[..., None]), -1)
 
+    def ranked(self, targets: Tensor, circles: Circles) -> Tensor:
+        """Return the starts inside the limits, `(*batch, H, n)` [rad], the most promising one first."""
+        starts = self(targets, circles).clamp(*self.arm.limits_tensor(targets))
+        order = self.promise(starts, targets, circles).argsort(dim=-1, stable=True)
+        ordered: Tensor = starts.take_along_dim(order[..., None], -2)
+        return ordered
+
     def cost(self, starts: Tensor, targets: Tensor, circles: Circles) -> Tensor:
         """Return what starts `(*batch, H, n)` lack, `(*batch, H)`: tip error, excess, depth and distance to the label.
 
