@@ -98,6 +98,11 @@ def certified_fraction(arm: PlanarArm, step: Tensor, rows: ClearanceRows) -> Ten
     return torch.nn.functional.pad(fraction, (0, 1), value=1.0).amin(-1, keepdim=True).clamp(0, 1)
 
 
+def share_taken(arm: PlanarArm, step: Tensor, rows: ClearanceRows) -> Tensor:
+    """Return `certified_fraction` with a tenth of the margin given up, or in contact round-off would stop the arm."""
+    return certified_fraction(arm, step, rows._replace(gap=rows.gap + 0.1 * MARGIN))
+
+
 def task_error(arm: PlanarArm, theta: Tensor, targets: Tensor) -> Tensor:
     """Return (tip - target)/reach, and the wrapped orientation error [rad] if targets hold one, `(*batch, 2|3)`."""
     error = (arm.tip(theta) - targets[..., :2]) / arm.reach

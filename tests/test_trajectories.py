@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from robotics import Circles, PlanarArm
+from robotics.chords import certified_chord
 from robotics.paths import SHAPES, line_path, shape_path
-from robotics.steps import certified_chord
 from robotics.trajectories import Track, TrackStatus, find_starts, track, track_best
 
 DUKA = PlanarArm.duka()

@@ -14,8 +14,8 @@ from robotics.ik_qp import task_error
 from robotics.least_squares import task_jacobian
 from robotics.models.answer import IKAnswer
 from robotics.obstacles import Circles
+from robotics.programs import solve_quietly
 from robotics.solvers.base import answer_with_restarts, check_count
-from robotics.steps import solve_quietly
 
 
 @final
