@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -72,28 +70,20 @@ def _certified_end(
     return torch.where(holds[..., None], theta + step, theta).index_put(bound, end)
 
 
-def certified_steps(
-    theta: Tensor, targets: Tensor, circles: Circles, layers: int, take: Callable[[Tensor, Tensor, Circles], Tensor]
-) -> Tensor:
-    """Take several steps, each from where the last one ended; without a gradient, finished elements stay.
+def certified_steps(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, layers: int) -> Tensor:
+    """Take several certified steps, each from where the last one ended; without a gradient, finished elements stay.
 
     Finished is who moved by less than `STILL`, from rest to rest: further steps would do the same, up to round-off.
-
-    Args:
-        theta: `(*batch, n)` [rad].
-        targets: `(*batch, 2|3)`.
-        circles: the scene, shared or one per posture.
-        layers: number of steps.
-        take: one step, as `certified_step` takes it.
+    The arguments are those of `certified_step`, and the number of steps.
     """
     moving: tuple[Tensor, ...] | None = None
     for layer in range(layers):
         if moving is None:
-            here, end = theta, take(theta, targets, circles)
+            here, end = theta, certified_step(arm, theta, targets, circles)
             theta = end
         else:
             here = theta[moving]
-            end = take(here, targets[moving], circles.pick(moving))
+            end = certified_step(arm, here, targets[moving], circles.pick(moving))
             theta = theta.index_put(moving, end)
         if layer + 1 < layers and not torch.is_grad_enabled() and theta.ndim > 1:
             moves = ~((end - here).abs().amax(-1) <= STILL)  # a NaN goes on
@@ -157,3 +147,22 @@ def escape(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circles, wat
         left = soft_step(arm, theta[inside], targets[inside], circles.pick(inside), ESCAPE_MARGIN, watch=watch)
         theta = theta.index_put(inside, left)
     return theta
+
+
+def refine(arm: PlanarArm, start: Tensor, targets: Tensor, circles: Circles, layers: int) -> Tensor:
+    """Return where certified steps lead from any starts: moved into the limits, and out of circles first.
+
+    Args:
+        arm: the arm, n links.
+        start: `(*batch, n)` [rad].
+        targets: `(*batch, 2|3)`.
+        circles: the scene, shared or one per start.
+        layers: number of certified steps.
+
+    Returns:
+        Joint angles `(*batch, n)` inside the limits; clear of the circles wherever the softened steps led out of them.
+    """
+    if start.ndim == 1:  # the escape picks elements of a batch
+        return refine(arm, start[None], targets[None], circles, layers)[0]
+    theta = escape(arm, start.clamp(*arm.limits_tensor(start)), targets, circles)
+    return certified_steps(arm, theta, targets, circles, layers)

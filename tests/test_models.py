@@ -14,6 +14,7 @@ from torch import nn
 from robotics import Circles, PlanarArm
 from robotics.ik_qp import MARGIN, task_error
 from robotics.models import MLP, MLPQP, MODELS, IKAnswer, IKStatus, build_model, check_answer
+from robotics.steps import certified_step
 
 EXACT = 1e-12  # round-off of sums of ten numbers of size one, in float64
 TOLERANCE = 1e-3  # of reach: what `answer` takes for reached
@@ -90,15 +91,15 @@ class Run(NamedTuple):
 def recorded(patch) -> list[Step]:
     """Record start and end of every certified step from now on."""
     steps: list[Step] = []
-    take = MLPQP._certified_step
+    take = certified_step
 
-    def record(self, theta, targets, circles):
-        end = take(self, theta, targets, circles)
+    def record(arm, theta, targets, circles):
+        end = take(arm, theta, targets, circles)
         scene = Circles(circles.centers.detach(), circles.radii.detach())
         steps.append(Step(theta.detach().numpy().copy(), end.detach().numpy().copy(), scene))
         return end
 
-    patch.setattr(MLPQP, "_certified_step", record)
+    patch.setattr("robotics.steps.certified_step", record)
     return steps
 
 
