@@ -4,19 +4,20 @@ import csv
 import json
 import math
 import os
+from functools import partial
 
 import numpy as np
 import pytest
+import test_cli
 import torch
-from click.testing import CliRunner
 from test_cli import CIRCLES, LENGTHS, SCENE, run, whole_arm_clearance, within_limits
 
 from robotics import Circles, DatasetConfig, PlanarArm, make_dataset
-from robotics.cli import main
 from robotics.models import build_model
 from robotics.runs import load_run
 from robotics.training import TrainingConfig, fit
 
+refused = partial(test_cli.refused, "track")
 EXPECTED = ["tick", "x", "y", "theta_1", "theta_2", "theta_3", "status", "tip_error", "clearance"]
 
 
@@ -34,15 +35,6 @@ def rows_of(folder):
 
 def angles(row):
     return [float(row[f"theta_{i + 1}"]) for i in range(3)]
-
-
-def refused(*arguments):
-    result = CliRunner().invoke(main, ["track", *map(str, arguments)])
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 def test_a_tour_of_waypoints_is_written_row_by_row_and_drawn(tmp_path, scene):
