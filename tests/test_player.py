@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from browser import open_browser
+from checker import body_of
 from known_way import ARM, CIRCLES, NOTHING, WAY, numbers, recording_in
 from PIL import Image
 
+from benchmarks.ik.independent import joints
 from robotics import FileError, PlanarArm
 from robotics.player import write_player
 from robotics.recording import record
@@ -24,12 +26,6 @@ slider.value = arguments[0];
 slider.dispatchEvent(new Event('input', {bubbles: true}));"""
 PLANES = """return [...document.querySelectorAll('#planes .plane')].map(
     (plane) => [Number(plane.dataset.link), Number(plane.dataset.circle), plane.dataset.active === 'true'])"""
-
-
-def chain(theta):
-    """The base, the joints and the tip, by turning a complex number; shares no code with the package."""
-    steps = np.array(ARM.lengths) * np.exp(1j * np.cumsum(theta))
-    return np.concatenate(([0], np.cumsum(steps)))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +60,7 @@ def test_the_drawn_arm_has_the_joints_of_the_numpy_kinematics(page):
         assert frame_of(page) == number
         k, s = MOMENTS[number]
         start, end = WAY.layers[k].start.numpy(), WAY.layers[k].end.numpy()
-        assert abs(drawn(page) - chain(start + s * (end - start))).max() <= 1e-12 * ARM.reach
+        assert abs(drawn(page) - joints(body_of(ARM), start + s * (end - start))).max() <= 1e-12 * ARM.reach
     assert abs(drawn(page)[-1] - (3.3 + 3.4j)) <= 1e-9  # the tip has got to the target
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_ik_qp import np_clearance, np_points
+from checker import assert_sound
 from test_oracle import scenes
 
 from robotics import Circles, PlanarArm
@@ -44,14 +44,7 @@ def test_answers_are_safe_and_what_is_solved_is_at_its_target(name, arm, pose, g
     given, solved = ~np.isnan(found).any(-1), (answer.status == IKStatus.SOLVED).numpy()
     assert set(answer.status.tolist()) <= {IKStatus.SOLVED, IKStatus.NOT_REACHED, IKStatus.NO_SAFE_ANSWER}
     assert np.array_equal(given, answer.status.numpy() != IKStatus.NO_SAFE_ANSWER)
-    lower, upper = np.array(arm.limits).T
-    assert ((found >= lower) & (found <= upper))[given].all()
-    clearance = np_clearance(arm.lengths, found, scene.centers.numpy(), scene.radii.numpy(), arm.link_radius)
-    assert (clearance[given] > 0).all()
-    error = np.linalg.norm(np_points(arm.lengths, found)[:, -1] - targets.numpy()[:, :2], axis=-1)
-    assert (error[solved] <= 1e-6 * arm.reach).all()
-    if pose:
-        assert (np.abs(np.angle(np.exp(1j * (found.sum(-1) - targets[:, 2].numpy()))))[solved] <= 1e-6).all()
+    assert_sound(arm, answer, targets, scene, 1e-6)
     assert solved.mean() > (0.1 if pose else 0.6)
 
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from test_ik_qp import np_clearance
+from checker import np_clearance
 
 from implicit_layers import SolverWarning, SolveStatus, solve_qp
 from robotics import Circles, PlanarArm
