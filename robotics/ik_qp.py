@@ -112,6 +112,12 @@ def task_error(arm: PlanarArm, theta: Tensor, targets: Tensor) -> Tensor:
     return torch.cat((error, turn[..., None]), -1)
 
 
+def task_jacobian(arm: PlanarArm, theta: Tensor, width: int) -> Tensor:
+    """Return the Jacobian of `task_error` for targets of this width, `(*batch, width, n)` [1/rad]."""
+    J = arm.jacobian(theta) / arm.reach
+    return J if width == 2 else torch.cat((J, torch.ones_like(J[..., :1, :])), -2)
+
+
 def tip_curvature(arm: PlanarArm, theta: Tensor, force: Tensor) -> Tensor:
     """Return force' d²tip/dtheta² / reach, `(*batch, n, n)`, for a constant force `(*batch, 2)`.
 
@@ -164,9 +170,7 @@ def build_step(
         Variables dtheta `(*batch, n)`, followed by one slack per circle if `slack_weight` is given.
     """
     n = arm.num_links
-    J, e = arm.jacobian(theta) / arm.reach, task_error(arm, theta, targets)
-    if targets.shape[-1] == 3:
-        J = torch.cat((J, torch.ones_like(J[..., :1, :])), -2)
+    J, e = task_jacobian(arm, theta, targets.shape[-1]), task_error(arm, theta, targets)
     mu = 0.1 * e.square().sum(-1) + DAMPING
     eye = torch.eye(n, dtype=theta.dtype, device=theta.device)
     P = J.mT @ J + mu[..., None, None] * eye

@@ -15,7 +15,6 @@ cp = pytest.importorskip("cvxpy")
 
 from robotics.convex import CIDGIK, Relaxation  # noqa: E402
 from robotics.convex.chain import Chain, View  # noqa: E402
-from robotics.convex.relaxation import anchors_near  # noqa: E402
 
 DUKA, UNIT, SIX = PlanarArm.duka(), PlanarArm.unit(), PlanarArm.chain(6)
 FREE = PlanarArm(lengths=(1.0, 1.0, 1.0), limits=((-math.pi, math.pi),) * 3)
@@ -25,6 +24,12 @@ GOALS = 40
 
 def f64(values):
     return torch.tensor(values, dtype=torch.float64)
+
+
+def anchors_near(arm, theta, distance, generator):
+    """Anchors within a distance [rad] of postures in every joint, inside the limits."""
+    noise = 2 * torch.rand(theta.shape, generator=generator, dtype=theta.dtype) - 1
+    return (theta + distance * noise).clamp(*arm.limits_tensor(theta))
 
 
 def clear_goals(arm, count, k, generator):

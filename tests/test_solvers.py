@@ -10,7 +10,8 @@ from checker import assert_sound
 from test_oracle import scenes
 
 from robotics import Circles, PlanarArm
-from robotics.least_squares import damped_step, levenberg_marquardt, task_jacobian
+from robotics.ik_qp import task_jacobian
+from robotics.least_squares import bounded_step, levenberg_marquardt
 from robotics.metrics import evaluate
 from robotics.models import IKStatus
 from robotics.oracle import Verdict, solve
@@ -127,7 +128,7 @@ def test_the_damped_step_minimises_its_own_cost(width, generator):
     theta = 0.5 * arm.sample(20, generator)
     error = torch.randn(20, width, generator=generator, dtype=torch.float64)
     damping = 0.1 + torch.rand(20, generator=generator, dtype=torch.float64)
-    step = damped_step(arm, theta, 0.01 * error, damping)
+    step = bounded_step(arm, theta, 0.01 * error, damping)
     J = task_jacobian(arm, theta, width)
     gradient = (J.mT @ ((J @ step[..., None])[..., 0] + 0.01 * error)[..., None])[..., 0] + damping[:, None] * step
     assert gradient.abs().max() < 1e-15

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robotics.arm import PlanarArm
+from robotics.checks import check_count
 from robotics.ik_qp import MARGIN, task_error
 from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
 from robotics.models.mlp import INPUTS, MLP
@@ -39,8 +40,7 @@ class MLPQP(nn.Module):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
-        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
-            raise ValueError(f"layers: expected a positive integer, found {layers!r}")
+        check_count("layers", layers)
         self.network, self.mode, self.layers = network, mode, layers
         self.arm: PlanarArm = network.arm
         self.inputs: str = network.inputs

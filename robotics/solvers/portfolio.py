@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
+from robotics.checks import check_count
 from robotics.ik_qp import MARGIN, task_error
 from robotics.models.answer import IKAnswer, IKStatus, check_answer, check_batch, in_reach, is_safe
 from robotics.obstacles import Circles
 from robotics.search import find_postures
-from robotics.solvers.base import Solver, check_count
+from robotics.solvers.base import Solver
 from robotics.starts import diverse_starts
 from robotics.steps import refine, soft_step
 
