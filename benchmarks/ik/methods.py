@@ -13,9 +13,9 @@ from robotics import Circles, PlanarArm, oracle
 from robotics.convex import CIDGIK, Relaxation
 from robotics.convex.answering import home
 from robotics.models import HeadsQP, IKAnswer, IKStatus, check_answer
-from robotics.models.heads_qp import refine
 from robotics.solvers import SLSQP, DampedLeastSquares, DifferentialIK, LevenbergMarquardt, Portfolio
 from robotics.starts import diverse_starts
+from robotics.steps import refine
 
 from .networks import Networks
 
