@@ -37,10 +37,8 @@ def portfolio_behind_a_network(arm, inputs):
 
 
 # Each as (how it is made for an arm and a kind of targets, tolerance, number of targets of each of three arms).
-POSITIONS = {
-    "heads": (lambda arm, _: HeadsQP(Heads(arm, 4, 20)), FINE, 150),
-}
-BOTH = {
+METHODS = {
+    "heads": (lambda arm, inputs: HeadsQP(Heads(arm, 4, 20, inputs)), FINE, 150),
     "mlp": (built("mlp"), ROUGH, 300),
     "mlp, penalty": (built("mlp", network="penalty"), ROUGH, 300),
     "mlp, clamp": (built("mlp", network="clamp"), ROUGH, 300),
@@ -72,17 +70,15 @@ def assert_nothing_is_wrong(arm, answer, targets, scene, tolerance):
 def test_whatever_answers_is_listed_here():
     """A model or a solver more must be judged too."""
     arm = PlanarArm.duka()
-    listed = {type(make(arm, "xy")) for make, *_ in (*POSITIONS.values(), *BOTH.values())}
+    listed = {type(make(arm, "xy")) for make, *_ in METHODS.values()}
     listed |= {kind for kind, *_ in CONVEX.values()}
     exported = [vars(package)[name] for package in (models, solvers, convex) for name in package.__all__]
     assert listed == {value for value in exported if hasattr(value, "answer") and value is not solvers.Solver}
 
 
-@pytest.mark.parametrize(
-    ("name", "pose"), [*((name, False) for name in POSITIONS | BOTH), *((name, True) for name in BOTH)]
-)
+@pytest.mark.parametrize(("name", "pose"), [(name, pose) for name in METHODS for pose in (False, True)])
 def test_what_is_called_solved_is_safe_and_at_its_target(name, pose, generator):
-    make, tolerance, count = (POSITIONS | BOTH)[name]
+    make, tolerance, count = METHODS[name]
     solved = 0
     for _ in range(3):
         arm, targets, scene, starts = draw(count, generator)

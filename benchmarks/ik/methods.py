@@ -218,6 +218,8 @@ def registry() -> list[Method]:
             build=from_solver(lambda _, n: n.layered(SEQUENTIAL, 10)),
             candidates=_start_candidates,
         ),
+        Method(name="1 trained head that sees the circles, 10 certified layers, check",
+               build=from_solver(lambda _, n: n.heads(1))),
         Method(
             name="8 trained heads, 10 certified layers, check",
             build=from_solver(lambda _, n: n.heads(HEADS)),
