@@ -92,7 +92,9 @@ def dataset(out: Path, seed: int, scene: Path | None, **choices: Any) -> None:
 @click.option("--hidden", type=int, default=100, show_default=True, help="Width of the hidden layer.")
 @click.option("--network", default="plain", show_default=True, help=f"{', '.join(NETWORKS)}: kind of network.")
 @click.option("--layers", type=int, help="Certified steps of mlp-qp.")
-@click.option("--heads", type=int, default=1, show_default=True, help="Labelled starts of mlp-qp.")
+@click.option(
+    "--heads", type=int, help="Labelled starts of mlp-qp that see the circles; if left out, one that does not."
+)
 @click.option("--joints", help=f"Train on joint angles, as Duka (2014) did, by one of {', '.join(OPTIMIZERS)}.")
 @click.option("--epochs", type=int, default=_DEFAULT.epochs, show_default=True)
 @click.option("--batch-size", type=int, default=_DEFAULT.batch_size, show_default=True)
@@ -110,7 +112,7 @@ def train(
     hidden: int,
     network: str,
     layers: int | None,
-    heads: int,
+    heads: int | None,
     joints: str | None,
     **how: Any,
 ) -> None:
@@ -119,7 +121,7 @@ def train(
     training_set = IKDataset.load(data)
     config = training_set.config
     torch.manual_seed(seed)
-    options = {"inputs": config.inputs, "hidden": hidden, "network": network} | ({"heads": heads} if heads != 1 else {})
+    options = {"inputs": config.inputs, "hidden": hidden, "network": network, "heads": heads}
     trained = build_model(config.arm, {"model": model, **options} | ({"layers": layers} if layers is not None else {}))
     if start:
         copy_network(trained, load_run(start)[0])

@@ -133,7 +133,7 @@ def copy_network(model: Model, source: Model) -> None:
     """
     target, start = (each if isinstance(each, MLP) else each.network for each in (model, source))
     for name in ("arm", "heads", "inputs", "hidden", "kind"):
-        missing = 1 if name == "heads" else None
+        missing = "none" if name == "heads" else None
         expected, found = getattr(target, name, missing), getattr(start, name, missing)
         if expected != found:
             called = "network" if name == "kind" else name

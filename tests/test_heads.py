@@ -147,7 +147,7 @@ def test_the_order_of_heads_does_not_change_what_is_solved(generator, monkeypatc
     assert torch.equal(first.status == IKStatus.SOLVED, second.status == IKStatus.SOLVED)
     assert used.sum() < needed.sum()  # most promising first takes fewer
     solved = first.status == IKStatus.SOLVED
-    assert torch.equal(solved, used <= 8)
+    assert torch.equal(solved, used <= model.most_starts)
     assert solved.double().mean() > 0.9
 
 
@@ -167,16 +167,42 @@ def test_gradient_through_heads_and_layers_equals_finite_differences(generator):
     torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-3, atol=1e-5)
 
 
-def test_one_head_is_the_former_model_and_wrong_numbers_are_named():
+def test_a_start_midway_between_neighbours_joins_no_two_bends(generator):
+    network = Heads(UNIT, 8, 4)
+    starts = torch.randn(5, 8, 3, generator=generator, dtype=torch.float64)
+    between = network.between(starts)
+    expected = [(starts[:, h] + starts[:, h + 1]) / 2 for h in (0, 1, 2, 4, 5, 6)]
+    assert torch.allclose(between, torch.stack(expected, -2))
+    assert HeadsQP(network).most_starts == 14
+    assert Heads(UNIT, 1, 4).between(starts[:, :1]).shape == (5, 0, 3)
+
+
+def test_what_heads_miss_is_tried_from_between_them(generator, monkeypatch):
+    """Heads at their wrong ends: a target between two is reached from there alone, and the count says so."""
+    targets, scene = queries(UNIT, 40, 3, generator)
+    model = HeadsQP(trained())
+    answer, used = model.answer_with_heads(targets, scene, TOLERANCE)
+    late = ((used > 8) & (used <= model.most_starts)).sum()
+    monkeypatch.setattr(Heads, "between", lambda self, starts: starts[..., :0, :])
+    without, counted = model.answer_with_heads(targets, scene, TOLERANCE)
+    assert (counted[without.status != IKStatus.SOLVED] == model.most_starts + 1).all()
+    assert (answer.status == IKStatus.SOLVED).sum() == (without.status == IKStatus.SOLVED).sum() + late
+
+
+def test_a_model_without_heads_is_the_former_one_and_wrong_numbers_are_named():
     torch.manual_seed(0)
-    one = build_model(UNIT, {"model": "mlp-qp", "inputs": "xy", "heads": 1, "hidden": 5})
+    one = build_model(UNIT, {"model": "mlp-qp", "inputs": "xy", "heads": None, "hidden": 5})
     torch.manual_seed(0)
     former = build_model(UNIT, {"model": "mlp-qp", "inputs": "xy", "hidden": 5})
     assert isinstance(one, MLPQP)
     assert one.config() == former.config()
     target = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
     assert torch.equal(one(target, NO_CIRCLES), former(target, NO_CIRCLES))
-    for change in ({"heads": 3}, {"heads": 0}, {"heads": 8.0}, {"heads": 8, "network": "unit"}):
+    single = build_model(UNIT, {"model": "mlp-qp", "inputs": "xy", "heads": 1, "hidden": 5})
+    assert isinstance(single, HeadsQP)
+    assert type(build_model(UNIT, single.config())) is HeadsQP
+    assert single.answer(target, NO_CIRCLES, TOLERANCE).theta.shape == (1, 3)
+    for change in ({"heads": 3}, {"heads": 0}, {"heads": 8.0}, {"heads": True}, {"heads": 8, "network": "unit"}):
         with pytest.raises(ValueError, match="heads: expected"):
             build_model(UNIT, {"model": "mlp-qp", "inputs": "xy"} | change)
 

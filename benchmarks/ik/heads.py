@@ -1,9 +1,10 @@
 """Success against the number of starts: labelled heads, most promising first, and diverse random starts.
 
-Random starts come in the order in which they are drawn and, to tell what training does from what ranking does, most
-promising first too. All take the same certified steps on the same queries: tips of uniform joints, one random scene for
-each. For three links the oracle says which targets are feasible; for more links the posture that made the target must
-be clear of the scene, which leaves feasible targets out but lets no infeasible one in.
+After the heads come the starts midway between neighbouring ones. Random starts come in the order in which they are
+drawn and, to tell what training does from what ranking does, most promising first too. All take the same certified
+steps on the same queries: tips of uniform joints, one random scene for each. For three links the oracle says which
+targets are feasible; for more links the posture that made the target must be clear of the scene, which leaves feasible
+targets out but lets no infeasible one in.
 """
 
 from __future__ import annotations
@@ -77,18 +78,19 @@ def measure(
     rows: list[Row] = []
     for name, arm in arms.items():
         model = HeadsQP(train_heads(arm, heads, steps=steps, seed=seed), LAYERS)
+        most = model.most_starts
         for count in circles:
             targets, scene = _queries(arm, num, count)
             methods: dict[str, Callable[[], Tensor]] = {
                 "trained heads": partial(_heads_needed, model, targets, scene),
-                "random starts": partial(_starts_needed, model, targets, scene, heads, seed),
-                "random starts, ranked": partial(_starts_needed, model, targets, scene, heads, seed, ranked=True),
+                "random starts": partial(_starts_needed, model, targets, scene, most, seed),
+                "random starts, ranked": partial(_starts_needed, model, targets, scene, most, seed, ranked=True),
             }
             for kind, method in methods.items():
                 begin = time.process_time()
                 needed = method()
                 spent = (time.process_time() - begin) / len(targets) * 1e6
-                solved = [int((needed <= number).sum()) for number in range(1, heads + 1)]
+                solved = [int((needed <= number).sum()) for number in range(1, most + 1)]
                 shares = [each / len(targets) for each in solved]
                 say(f"{name}, {count} circles, {kind}: " + " ".join(f"{share:.2%}" for share in shares))
                 for number, (each, share) in enumerate(zip(solved, shares, strict=True), 1):
@@ -117,7 +119,7 @@ def _queries(arm: PlanarArm, num: int, count: int) -> tuple[Tensor, Circles]:
 
 def _heads_needed(model: HeadsQP, targets: Tensor, scene: Circles) -> Tensor:
     answer, used = model.answer_with_heads(targets, scene, TOLERANCE)
-    return torch.where(answer.status == IKStatus.SOLVED, used, model.network.heads + 1)
+    return torch.where(answer.status == IKStatus.SOLVED, used, model.most_starts + 1)
 
 
 @torch.no_grad()

@@ -31,8 +31,7 @@ def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP | Head
     name = config["model"]
     if name not in (*MODELS, *BUILDS):
         raise ValueError(f"model: expected one of {', '.join((*MODELS, *BUILDS))}, found {name!r}")
-    heads = config.get("heads", 1)
-    if heads != 1 or isinstance(heads, bool):
+    if config.get("heads") is not None:
         return _build_heads(arm, config)
     network = MLP(arm, config["inputs"], config.get("hidden", 100), config.get("network", "plain"))
     if name == "mlp":
@@ -46,7 +45,7 @@ def _build_heads(arm: PlanarArm, config: Mapping[str, Any]) -> HeadsQP:
     for name, expected in (("model", "mlp-qp"), ("network", "plain")):
         found = config.get(name, expected)
         if found != expected:
-            raise ValueError(f"heads: expected {name} {expected!r} for more than one head, found {found!r}")
+            raise ValueError(f"heads: expected {name} {expected!r} for labelled heads, found {found!r}")
     network = Heads(arm, config["heads"], config.get("hidden", 100), config["inputs"])
     return HeadsQP(network, config.get("layers", 10))
 

@@ -59,7 +59,7 @@ class Heads(nn.Module):
         if heads % len(bends):
             raise ValueError(f"heads: expected 1 or a multiple of {len(bends)}, the bends of the arm, found {heads}")
         self.arm, self.heads, self.hidden = arm, heads, hidden
-        self.sectors = heads // len(bends)
+        self.num_bends, self.sectors = len(bends), heads // len(bends)
         self.bends = torch.tensor(bends, dtype=torch.float64).repeat_interleave(self.sectors)
         self.middles, self.halves = _sectors(self.placed, bends, self.sectors)
         seen = 5 if pose else 3
@@ -101,6 +101,14 @@ class Heads(nn.Module):
         order = self.promise(starts, targets, circles).argsort(dim=-1, stable=True)
         ordered: Tensor = starts.take_along_dim(order[..., None], -2)
         return ordered
+
+    def between(self, starts: Tensor) -> Tensor:
+        """Return the postures midway between heads of neighbouring sectors of one bend, `(*batch, H - bends, n)`.
+
+        Where an interval of answers is narrow, heads end up to both sides of it more often than in it.
+        """
+        sectors = starts.unflatten(-2, (self.num_bends, self.sectors))
+        return ((sectors[..., 1:, :] + sectors[..., :-1, :]) / 2).flatten(-3, -2)
 
     def cost(self, starts: Tensor, targets: Tensor, circles: Circles) -> Tensor:
         """Return what starts `(*batch, H, n)` lack, `(*batch, H)`: tip error, excess, depth and distance to the label.

@@ -23,8 +23,9 @@ CHUNK = 2048
 class HeadsQP(nn.Module):
     """A start of every label, in order of promise, then `layers` certified steps and the exact check.
 
-    The promise of a start is its tip error and its depth in the circles: a closed form, so no order is learned.
-    There are no random starts: what all heads miss keeps its status.
+    The promise of a start is its tip error and its depth in the circles: a closed form, so no order is learned. What
+    all heads miss is tried from midway between neighbouring ones, in the same order. There are no random starts: what
+    these miss keeps its status.
 
     Args:
         network: the labelled heads.
@@ -38,6 +39,11 @@ class HeadsQP(nn.Module):
         self.network, self.layers = network, layers
         self.arm: PlanarArm = network.arm
         self.inputs: str = network.inputs
+
+    @property
+    def most_starts(self) -> int:
+        """How many starts there are: the heads, and midway between neighbouring ones."""
+        return 2 * self.network.heads - self.network.num_bends
 
     def config(self) -> dict[str, Any]:
         """Return what `build_model` needs to build this model again."""
@@ -69,7 +75,10 @@ class HeadsQP(nn.Module):
 
     @torch.no_grad()
     def answer_with_heads(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> tuple[IKAnswer, Tensor]:
-        """Answer targets `(N, 2|3)`, and say how many heads each took, int64 (N,); H + 1 where all failed."""
+        """Answer targets `(N, 2|3)`, and say how many starts each took, int64 (N,).
+
+        Up to H they are heads; those above are midway between two; `most_starts` + 1 means that all failed.
+        """
         check_batch(targets, circles, INPUTS[self.inputs])
         if not len(targets):
             empty = targets.new_zeros(0, self.arm.num_links)
@@ -86,23 +95,34 @@ class HeadsQP(nn.Module):
         finite = targets.isfinite().all(-1)
         aim = torch.where(finite[:, None], targets, 0.0)
         starts = self.network(aim, circles)
-        order = self.network.promise(starts, aim, circles).argsort(dim=-1, stable=True)
         theta = targets.new_full((len(targets), self.arm.num_links), torch.nan)
         error = targets.new_full((len(targets),), torch.inf)
-        used = torch.full((len(targets),), self.network.heads + 1)
+        used = torch.full((len(targets),), self.most_starts + 1)
         hopeful = finite & in_reach(self.arm, targets, tolerance)
-        for number in range(self.network.heads):
-            left = ((hopeful if number else finite) & (error > tolerance)).nonzero()[:, 0]
-            if not len(left):
-                break
-            scene, goal = circles.pick(left), aim[left]
-            again = refine(self.arm, _chosen(starts[left], order[left, number]), goal, scene, self.layers)
-            found = task_error(self.arm, again, goal).norm(dim=-1)
-            found = torch.where(is_safe(self.arm, again, scene), found, torch.inf)
-            better = found < error[left]
-            theta[left[better]], error[left[better]] = again[better], found[better]
-            used[left[found <= tolerance]] = number + 1
+        tried = 0
+        for group in (starts, self.network.between(starts)):
+            asked = (finite & (error > tolerance)).nonzero()[:, 0]
+            ranked = _ranked(group[asked], self.network.promise(group[asked], aim[asked], circles.pick(asked)))
+            for start in ranked.unbind(-2):
+                tried += 1
+                mine = (error[asked] > tolerance) & (hopeful[asked] if tried > 1 else finite[asked])
+                left = asked[mine]
+                if not len(left):
+                    break
+                scene, goal = circles.pick(left), aim[left]
+                again = refine(self.arm, start[mine], goal, scene, self.layers)
+                found = task_error(self.arm, again, goal).norm(dim=-1)
+                found = torch.where(is_safe(self.arm, again, scene), found, torch.inf)
+                better = found < error[left]
+                theta[left[better]], error[left[better]] = again[better], found[better]
+                used[left[found <= tolerance]] = tried
+            tried = self.network.heads
         return theta, used
+
+
+def _ranked(starts: Tensor, promise: Tensor) -> Tensor:
+    """Return starts `(*batch, S, n)`, the one of the least tip error and depth first."""
+    return starts.take_along_dim(promise.argsort(dim=-1, stable=True)[..., None], -2)
 
 
 def _chosen(starts: Tensor, head: Tensor) -> Tensor:
