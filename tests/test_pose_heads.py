@@ -1,4 +1,4 @@
-"""Labelled heads for poses: the wrist is their target, the elbow their label, and both of the oracle's answers come out."""
+"""Labelled heads for poses: the wrist is their target, the elbow their label, and both answers of a pose come out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from benchmarks.ik import independent
 from benchmarks.ik.safety import body_of
-from robotics import Circles, PlanarArm, oracle
+from robotics import Circles, PlanarArm
 from robotics.arm import wrap_angle
 from robotics.cli import main
 from robotics.head_training import random_scenes, train_heads
