@@ -21,6 +21,8 @@ NEAR_LABEL = 0.05  # rad: a start this far outside its sector is still of its ki
 SAME = 1e-6  # the same element in another batch: the QP's tolerance, through ten steps
 TOLERANCE = 1e-6  # of reach
 
+SMALLEST_SHARE = 0.002  # of uniform joints in the emptiest sector; equal parts of the circle leave some empty
+
 
 @functools.cache
 def trained(heads=8):
@@ -40,11 +42,55 @@ def test_labels_say_the_elbow_and_the_sector_of_a_posture(arm, generator):
     bend, offset = network.outside_label(theta[:, None].expand(-1, 8, -1), targets)
     inside = (bend == 0) & (offset == 0)
     assert (inside.sum(-1) == 1).all()
-    turn = (absolute - torch.atan2(targets[:, 1], targets[:, 0]) + torch.pi) % (2 * torch.pi)
-    sector = (turn / (2 * torch.pi) * network.sectors).floor().long()
+    turn = (absolute - torch.atan2(targets[:, 1], targets[:, 0]) + torch.pi) % (2 * torch.pi) - torch.pi
+    edges = (network.middles - network.halves).unflatten(0, (-1, network.sectors))
+    bends = network.bends[:: network.sectors]
     inner = theta[:, 1] if arm.num_links < 4 else theta[:, 1:-1].sum(-1)
-    elbow = (inner > 0).long() if network.sectors == 4 else torch.zeros_like(sector)
+    elbow = (inner > 0).long() if len(bends) == 2 else torch.zeros(300, dtype=torch.int64)
+    sector = (turn[:, None] >= edges[elbow]).sum(-1) - 1
     assert torch.equal(inside.long().argmax(-1), elbow * network.sectors + sector)
+
+
+@pytest.mark.parametrize("arm", [UNIT, PlanarArm.duka(), PlanarArm.unit(2), PlanarArm.unit(6)], ids=str)
+def test_sectors_tile_the_circle_and_none_is_empty_whatever_the_limits(arm, generator):
+    network = Heads(arm, 8, 4)
+    lower, upper = ((network.middles + side * network.halves).unflatten(0, (-1, network.sectors)) for side in (-1, 1))
+    assert torch.allclose(lower[:, 0], torch.tensor(-torch.pi, dtype=torch.float64))
+    assert torch.allclose(upper[:, -1], torch.tensor(torch.pi, dtype=torch.float64))
+    assert torch.allclose(upper[:, :-1], lower[:, 1:])
+    widths = (upper - lower)[:, 1:-1]
+    assert torch.allclose(widths, widths[:, :1])
+    theta = arm.sample(20_000, generator)
+    bend, offset = network.outside_label(theta[:, None].expand(-1, 8, -1), arm.tip(theta))
+    shares = ((bend == 0) & (offset == 0)).double().mean(0)
+    assert (shares > SMALLEST_SHARE).all()
+
+
+def test_a_single_head_has_no_label(generator):
+    network = Heads(UNIT, 1, 4)
+    theta = UNIT.sample(50, generator)
+    bend, offset = network.outside_label(theta[:, None], UNIT.tip(theta))
+    assert not bend.any()
+    assert not offset.any()
+
+
+def test_a_bend_that_limits_allow_in_name_only_has_its_sectors():
+    arm = PlanarArm(lengths=(1.0, 1.0, 1.0), limits=((-1.0, 1.0), (-1e-12, 2.0), (-1.0, 1.0)))
+    network = Heads(arm, 4, 4)
+    assert network.bends.tolist() == [-1, -1, 1, 1]
+    assert network.middles.isfinite().all()
+    assert (network.halves > 0).all()
+
+
+def test_the_best_head_counts_most_in_the_loss(generator):
+    targets, scene = queries(UNIT, 10, 2, generator)
+    network = Heads(UNIT, 4, 8)
+    starts = network(targets, scene)
+    cost = network.cost(starts, targets, scene).sort(-1).values
+    weights = 0.6 ** torch.arange(4, dtype=torch.float64)
+    expected = (cost * weights / weights.sum()).sum(-1).mean()
+    assert torch.allclose(network.loss(starts, targets, scene), expected)
+    assert network.loss(starts, targets, scene) < cost.mean()
 
 
 def test_starts_of_trained_heads_have_their_labels_and_point_at_the_target(generator):

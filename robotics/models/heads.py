@@ -15,6 +15,8 @@ from robotics.obstacles import Circles
 
 ROOM = 2e-2  # of reach: a start closer to a circle than this costs
 LABEL_WEIGHT = 0.2  # reach per rad outside the label
+SAMPLES, TAIL = 20_000, 2e-3  # postures that show what directions there are, and how few of them do not count
+FAVOUR = 0.6
 CIRCLE_WEIGHT = 2.0  # a start in a circle is worse than one far from the target: the layers close the tip error
 
 
@@ -23,8 +25,9 @@ class Heads(nn.Module):
     """Starts (*batch, H, n) of targets, one for each label: the bend and a sector of the last link's direction.
 
     The *bend* is the sign of θ_2 + ... + θ_{n-1}, of θ_2 for two and three links (the elbow); where the limits allow
-    one sign only, there is one. The *sector* is one of equal parts of the circle that holds Θ less the azimuth of the
-    target, counted from -π. Head h has the bend h // S and the sector h % S of S sectors.
+    one sign only, there is one. The *sector* is one of equal parts of the range of Θ less the azimuth of the tip in
+    uniform joints of that bend, from -π upwards; the outer ones go on to ±π. Head h has the bend h // S and the sector
+    h % S of S sectors. A single head has no label.
 
     A pose gives the last link, and the others have a position to reach: the wrist. So its labels, and all that is said
     here of the target, are those of the arm without the last link, at the wrist. Three links have one posture for each
@@ -35,7 +38,7 @@ class Heads(nn.Module):
 
     Args:
         arm: the arm, n links.
-        heads: H, a multiple of the number of bends that the limits allow.
+        heads: H, 1 or a multiple of the number of bends that the limits allow.
         hidden: width of both hidden layers.
         inputs: "xy" for positions, "xytheta" for poses, which take three links or more.
     """
@@ -52,12 +55,13 @@ class Heads(nn.Module):
             raise ValueError(f"arm: expected 3 links or more for poses, found {arm.num_links}")
         self.inputs = inputs
         self.placed = PlanarArm(lengths=arm.lengths[:-1], limits=arm.limits[:-1]) if pose else arm  # up to the wrist
-        bends = _bends(self.placed)
+        bends = _bends(self.placed) if heads > 1 else [0.0]
         if heads % len(bends):
-            raise ValueError(f"heads: expected a multiple of {len(bends)}, the bends of the arm, found {heads}")
+            raise ValueError(f"heads: expected 1 or a multiple of {len(bends)}, the bends of the arm, found {heads}")
         self.arm, self.heads, self.hidden = arm, heads, hidden
         self.sectors = heads // len(bends)
         self.bends = torch.tensor(bends, dtype=torch.float64).repeat_interleave(self.sectors)
+        self.middles, self.halves = _sectors(self.placed, bends, self.sectors)
         seen = 5 if pose else 3
         self.target_layer = nn.Linear(seen, hidden, dtype=torch.float64)
         self.circle_layers = nn.Sequential(
@@ -107,6 +111,16 @@ class Heads(nn.Module):
         excess = self.arm.limit_violation(starts).clamp(min=0)
         return self.promise(starts, targets, circles) + LABEL_WEIGHT * (bend + offset) + excess
 
+    def loss(self, starts: Tensor, targets: Tensor, circles: Circles) -> Tensor:
+        """Return the mean cost of starts `(*batch, H, n)`; the best one of a target counts most.
+
+        Each further one counts `FAVOUR` times the last: one good start is enough, and heads whose label a target does
+        not allow should not use up what the network can learn.
+        """
+        cost = self.cost(starts, targets, circles).sort(-1).values
+        weights = FAVOUR ** torch.arange(self.heads).to(cost)
+        return (cost @ (weights / weights.sum())).mean()
+
     def promise(self, starts: Tensor, targets: Tensor, circles: Circles) -> Tensor:
         """Return the tip error of starts plus how far they are below the wanted clearance, `(*batch, H)`, of reach."""
         lower, upper = self.arm.limits_tensor(starts)
@@ -123,10 +137,8 @@ class Heads(nn.Module):
         placed = starts[..., : self.placed.num_links]
         bend = placed[..., 1 : max(2, self.placed.num_links - 1)].sum(-1) * self.bends.to(starts)
         azimuth = self._azimuth(targets)
-        width = math.tau / self.sectors
-        middle = width * (torch.arange(self.heads) % self.sectors + 0.5).to(starts) - math.pi
-        offset = wrap_angle(self.placed.orientation(placed) - azimuth[..., None] - middle).abs()
-        return (-bend).clamp(min=0), (offset - width / 2).clamp(min=0)
+        offset = wrap_angle(self.placed.orientation(placed) - azimuth[..., None] - self.middles.to(starts)).abs()
+        return (-bend).clamp(min=0), (offset - self.halves.to(starts)).clamp(min=0)
 
     def _end(self, targets: Tensor) -> Tensor:
         """Return where the links that are to be placed end: the tip, or the wrist of a pose, `(*batch, 2)` [m]."""
@@ -155,6 +167,25 @@ class Heads(nn.Module):
         pairs = torch.cat((turned, features[..., None, :].expand(*turned.shape[:-1], -1)), -1)
         total: Tensor = code + self.circle_layers(pairs).sum(-2)
         return total
+
+
+def _sectors(arm: PlanarArm, bends: list[float], num: int) -> tuple[Tensor, Tensor]:
+    """Return middles and half widths (bends * num,) [rad] of the sectors.
+
+    Of what the arm can do, not of the circle: with narrow limits most of the circle is nobody's, and its heads idle.
+    """
+    theta = arm.sample(SAMPLES, torch.Generator().manual_seed(0))
+    tip = arm.tip(theta)
+    angle = wrap_angle(arm.orientation(theta) - torch.atan2(tip[:, 1], tip[:, 0]))
+    bent = theta[:, 1 : max(2, arm.num_links - 1)].sum(-1)
+    of_bend = [angle[sign * bent >= 0] for sign in bends]
+    of_bend = [each if len(each) else angle for each in of_bend]  # limits that allow a bend in name only
+    ends = [each.quantile(angle.new_tensor([TAIL, 1 - TAIL])) for each in of_bend]
+    inner = torch.arange(1, num, dtype=torch.float64) / num
+    edges = [nn.functional.pad(low + (high - low) * inner, (1, 0), value=-math.pi) for low, high in ends]
+    upper = [nn.functional.pad(edge[1:], (0, 1), value=math.pi) for edge in edges]
+    lower, higher = torch.cat(edges), torch.cat(upper)
+    return (lower + higher) / 2, (higher - lower) / 2
 
 
 def _bends(arm: PlanarArm) -> list[float]:

@@ -55,12 +55,12 @@ class HeadsQP(nn.Module):
         return refine(self.arm, _chosen(starts, first), targets, circles, self.layers)
 
     def loss(self, targets: Tensor, circles: Circles) -> Tensor:
-        """Return the mean cost of all heads plus the mean task error of the best one after the trained layers."""
+        """Return the loss of all heads plus the mean task error of the best one after the trained layers."""
         starts = self.network(targets, circles)
-        cost = self.network.cost(starts, targets, circles)
         first = self.network.promise(starts.detach(), targets, circles).argmin(-1)
         theta = refine(self.arm, _chosen(starts, first), targets, circles, min(self.layers, TRAINED_LAYERS))
-        total: Tensor = task_error(self.arm, theta, targets).norm(dim=-1).mean() + cost.mean()
+        error = task_error(self.arm, theta, targets).norm(dim=-1).mean()
+        total: Tensor = error + self.network.loss(starts, targets, circles)
         return total
 
     @torch.no_grad()
