@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.ik import independent
+from benchmarks.ik import independent, poses
 from benchmarks.ik.safety import body_of
 from robotics import Circles, PlanarArm
 from robotics.arm import wrap_angle
@@ -236,3 +236,16 @@ def test_pose_heads_are_trained_saved_and_asked_by_the_command_line(tmp_path):
     code, output = run(*again, "--start", tmp_path / "xy", "--out", tmp_path / "other")
     assert code == 2
     assert "inputs xytheta, found xy" in output
+
+
+def test_the_benchmark_of_poses_counts_tries_and_certifies_at_the_oracles_answers(tmp_path):
+    pytest.importorskip("cvxpy")
+    rows = poses.measure(arms=("unit",), circles=(2,), num=40, programs=8, steps=5, say=lambda _: None)
+    kinds = {row.kind: row for row in rows}
+    assert len(kinds) == len(rows) == 6
+    for row in rows:
+        assert row.solved / row.targets == row.share >= row.first
+        assert row.tries >= 1
+    assert kinds["SDP, the oracle's answers as anchors, in turn"].share == 1
+    assert kinds["random starts"].tries > kinds["SDP, home anchor"].tries == 1
+    assert poses.write(rows, tmp_path).read_text().count("\n") == 7
