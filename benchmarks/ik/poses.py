@@ -133,13 +133,18 @@ def _programs(model: HeadsQP) -> dict[str, Ask]:
     arm, program = model.arm, Relaxation(arm=model.arm)
 
     def refined(targets: Tensor, scene: Circles) -> Tensor:
-        first = model.network.ranked(targets, scene)[:, 0]
-        return refine(arm, first, targets, scene, REFINED)[:, None]
+        number = model.network.heads
+        every = torch.arange(len(targets)).repeat_interleave(number)
+        starts = model.network(targets, scene).flatten(0, 1)
+        ends = refine(arm, starts, targets[every], scene.pick(every), REFINED).unflatten(0, (-1, number))
+        best = model.network.promise(ends, targets, scene).argmin(-1)
+        chosen: Tensor = ends[torch.arange(len(targets)), best][:, None]
+        return chosen
 
     anchors: dict[str, Callable[[Tensor, Circles], Tensor]] = {
         "SDP, home anchor": lambda targets, _: home(arm, targets)[:, None],
         "SDP, heads' anchors in turn": model.network.ranked,
-        f"SDP, first head's anchor after {REFINED} certified layers": refined,
+        f"SDP, best head after {REFINED} certified layers": refined,
     }
     if arm.num_links == 3:
         anchors["SDP, the oracle's answers as anchors, in turn"] = lambda t, scene: _answers(arm, t, scene)
