@@ -30,6 +30,12 @@ def finite_numbers(name: str, values: object, count: int | None = None) -> tuple
     return numbers
 
 
+def check_count(name: str, value: object) -> None:
+    """Raise ValueError unless an option is a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, found {value!r}")
+
+
 def check_keys(name: str, data: object, required: set[str], optional: set[str]) -> Mapping[str, Any]:
     """Return `data` if it is a mapping with these keys and no others, or raise ValueError."""
     if not isinstance(data, Mapping):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
-from robotics.checks import finite_numbers, shown
+from robotics.checks import shown
 from robotics.cli_group import PATH, common, examples
-from robotics.cli_inputs import ANSWERED, check_arm
-from robotics.files import FileError, read_scene, read_targets_csv, write_csv
+from robotics.cli_inputs import ANSWERED, check_arm, read_numbers
+from robotics.files import FileError, make_folder, read_scene, read_targets_csv, write_csv
 from robotics.models import IKStatus
 from robotics.models.mlp import INPUTS
 from robotics.obstacles import Circles
@@ -69,10 +69,7 @@ def track(
         found = track_best(arm, targets, circles, speed=speed, layers=layers)
     else:
         found = follow(arm, _start(run, targets[0], circles), targets, circles, speed=speed, layers=layers)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"{out}: expected a folder to write to, found: {error.strerror}") from error
+    make_folder(out)
     names = ["x", "y", "theta"][: targets.shape[1]]
     joints = [f"theta_{i + 1}" for i in range(arm.num_links)]
     write_csv(out / "track.csv", ["tick", *names, *joints, "status", "tip_error", "clearance"], _rows(targets, found))
@@ -90,8 +87,8 @@ def _targets(
     arm: PlanarArm, shape: str, center: str | None, size: float | None, orientation: float | None, ticks: int
 ) -> Tensor:
     if shape in SHAPES:
-        middle = _pair(center) if center else (arm.reach / 3, arm.reach / 2)
-        return shape_path(shape, middle, arm.reach / 6 if size is None else size, ticks, orientation)
+        x, y = read_numbers("center", center, "x,y", (2,)) if center else (arm.reach / 3, arm.reach / 2)
+        return shape_path(shape, (x, y), arm.reach / 6 if size is None else size, ticks, orientation)
     if not shape.endswith(".csv"):
         raise ValueError(f"shape: expected {', '.join(SHAPES)} or a .csv file, found {shown(shape)}")
     for name, value in (("center", center), ("size", size), ("orientation", orientation)):
@@ -114,14 +111,6 @@ def _start(run: Model, target: Tensor, circles: Circles) -> Tensor:
     if status not in ANSWERED:
         raise ValueError(f"model: expected a safe answer to the first target, found {status.name}: {status.advice}")
     return answer.theta[0]
-
-
-def _pair(text: str) -> tuple[float, float]:
-    try:
-        x, y = finite_numbers("center", [float(part) for part in text.split(",")], 2)
-    except ValueError:
-        raise ValueError(f"center: expected x,y, found {shown(text)}") from None
-    return x, y
 
 
 def _rows(targets: Tensor, found: Track) -> list[list[object]]:

@@ -11,11 +11,11 @@ from robotics import plots
 from robotics.arm import PlanarArm
 from robotics.dataset import IKDataset, make_dataset
 from robotics.dataset_config import DatasetConfig
-from robotics.files import StrPath, write_json
+from robotics.files import StrPath, make_folder, write_json
 from robotics.metrics import Metrics, evaluate
 from robotics.models import build_model
 from robotics.obstacles import Circles
-from robotics.runs import Model, make_folder, read_metrics
+from robotics.runs import Model, read_metrics
 from robotics.training import TrainingConfig, copy_network, fit
 
 SCENE = ((2.4, 2.6, 0.5), (-1.6, 3.2, 0.6), (0.6, -2.0, 0.6))

@@ -16,8 +16,9 @@ from robotics.explanation import Blocker, Change, Explanation
 from robotics.ik_qp import build_step, clearance_rows, task_error
 from robotics.models.answer import check_answer, is_safe
 from robotics.obstacles import Circles
+from robotics.programs import solve_quietly
 from robotics.search import closest_postures, find_postures
-from robotics.steps import certified_step, solve_quietly
+from robotics.steps import certified_step
 
 TOLERANCE = 1e-6  # of reach: a change is one if the arm then gets this near
 RESOLUTION = 1e-6  # of reach, or rad: changes are the smallest up to this

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from robotics.arm import PlanarArm
 from robotics.config_space import BLOCKED, FREE, Reachable, reachable_set, slice_at
-from robotics.files import StrPath
+from robotics.files import StrPath, make_folder
 from robotics.models.answer import IKStatus
 from robotics.obstacles import Circles
 from robotics.plots import COLOURS, draw_base, draw_circles, save, workspace_axes
 from robotics.recording import Recording
-from robotics.runs import make_folder
 
 ARM, TIP, TARGET = COLOURS[0], COLOURS[4], COLOURS[1]
 _GHOSTS = 9  # postures between start and end: more cannot be told apart

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from robotics.arm import PlanarArm
 from robotics.checks import check_keys, shown
@@ -26,6 +25,16 @@ StrPath = str | os.PathLike[str]
 
 class FileError(ValueError):
     """A file that cannot be used; one line: the file, what was expected and what was found."""
+
+
+def make_folder(path: StrPath) -> Path:
+    """Return the folder, made with its parents if it is not there, or raise FileError."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{folder}: expected a folder, found: {_reason(error)}") from error
+    return folder
 
 
 def write_bytes(path: StrPath, data: bytes) -> None:
@@ -73,14 +82,6 @@ def write_csv(path: StrPath, header: Sequence[str], rows: Iterable[Sequence[obje
     writer.writerow(header)
     writer.writerows(rows)
     write_text(path, buffer.getvalue())
-
-
-def write_angles_csv(path: StrPath, theta: Tensor) -> None:
-    """Write joint angles (N, n) [rad] as a CSV file with the header theta_1,...,theta_n; NaN reads nan."""
-    if theta.ndim != 2:
-        raise ValueError(f"theta: expected shape (N, n), found {tuple(theta.shape)}")
-    header = [f"theta_{i + 1}" for i in range(theta.shape[1])]
-    write_csv(path, header, theta.detach().tolist())
 
 
 def read_json(path: StrPath) -> Any:

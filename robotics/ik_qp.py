@@ -98,6 +98,11 @@ def certified_fraction(arm: PlanarArm, step: Tensor, rows: ClearanceRows) -> Ten
     return torch.nn.functional.pad(fraction, (0, 1), value=1.0).amin(-1, keepdim=True).clamp(0, 1)
 
 
+def share_taken(arm: PlanarArm, step: Tensor, rows: ClearanceRows) -> Tensor:
+    """Return `certified_fraction` with a tenth of the margin given up, or in contact round-off would stop the arm."""
+    return certified_fraction(arm, step, rows._replace(gap=rows.gap + 0.1 * MARGIN))
+
+
 def task_error(arm: PlanarArm, theta: Tensor, targets: Tensor) -> Tensor:
     """Return (tip - target)/reach, and the wrapped orientation error [rad] if targets hold one, `(*batch, 2|3)`."""
     error = (arm.tip(theta) - targets[..., :2]) / arm.reach
@@ -105,6 +110,12 @@ def task_error(arm: PlanarArm, theta: Tensor, targets: Tensor) -> Tensor:
         return error
     turn = wrap_angle(arm.orientation(theta) - targets[..., 2])
     return torch.cat((error, turn[..., None]), -1)
+
+
+def task_jacobian(arm: PlanarArm, theta: Tensor, width: int) -> Tensor:
+    """Return the Jacobian of `task_error` for targets of this width, `(*batch, width, n)` [1/rad]."""
+    J = arm.jacobian(theta) / arm.reach
+    return J if width == 2 else torch.cat((J, torch.ones_like(J[..., :1, :])), -2)
 
 
 def tip_curvature(arm: PlanarArm, theta: Tensor, force: Tensor) -> Tensor:
@@ -159,9 +170,7 @@ def build_step(
         Variables dtheta `(*batch, n)`, followed by one slack per circle if `slack_weight` is given.
     """
     n = arm.num_links
-    J, e = arm.jacobian(theta) / arm.reach, task_error(arm, theta, targets)
-    if targets.shape[-1] == 3:
-        J = torch.cat((J, torch.ones_like(J[..., :1, :])), -2)
+    J, e = task_jacobian(arm, theta, targets.shape[-1]), task_error(arm, theta, targets)
     mu = 0.1 * e.square().sum(-1) + DAMPING
     eye = torch.eye(n, dtype=theta.dtype, device=theta.device)
     P = J.mT @ J + mu[..., None, None] * eye

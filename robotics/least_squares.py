@@ -6,18 +6,12 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
-from robotics.ik_qp import task_error
+from robotics.ik_qp import task_error, task_jacobian
 
 DONE = 1e-13  # of reach or rad: below this, steps are round-off
 
 
-def task_jacobian(arm: PlanarArm, theta: Tensor, width: int) -> Tensor:
-    """Return the Jacobian of `task_error` for targets of this width, (*batch, width, n) [1/rad]."""
-    J = arm.jacobian(theta) / arm.reach
-    return J if width == 2 else torch.cat((J, torch.ones_like(J[..., :1, :])), -2)
-
-
-def damped_step(arm: PlanarArm, theta: Tensor, error: Tensor, damping: Tensor) -> Tensor:
+def bounded_step(arm: PlanarArm, theta: Tensor, error: Tensor, damping: Tensor) -> Tensor:
     """Return the step -J'(JJ' + damping I)⁻¹ e, without the joints that it would push beyond a limit they are at.
 
     Args:
@@ -59,7 +53,7 @@ def levenberg_marquardt(arm: PlanarArm, theta: Tensor, targets: Tensor, iteratio
         if not live.numel():
             break
         start, before = theta[live], error[live]
-        end = start + damped_step(arm, start, before, damping[live] + 1e-16)
+        end = start + bounded_step(arm, start, before, damping[live] + 1e-16)
         after = task_error(arm, end, targets[live])
         better = after.norm(dim=-1) < before.norm(dim=-1)
         theta[live] = torch.where(better[:, None], end, start)
@@ -82,5 +76,5 @@ def damped_least_squares(
     """
     constant = theta.new_full(theta.shape[:1], damping**2)
     for _ in range(iterations):
-        theta = theta + damped_step(arm, theta, task_error(arm, theta, targets), constant)
+        theta = theta + bounded_step(arm, theta, task_error(arm, theta, targets), constant)
     return theta

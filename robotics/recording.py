@@ -14,7 +14,8 @@ from robotics.ik_qp import task_error
 from robotics.models.answer import check_answer
 from robotics.obstacles import Circles
 from robotics.starts import diverse_starts
-from robotics.steps import Step, certified_step, escape
+from robotics.step_record import Step
+from robotics.steps import certified_step, escape
 
 LAYERS = 10
 STARTS = 8  # tried in turn where none is given, as the models do

@@ -13,22 +13,12 @@ from torch import Tensor
 from robotics.arm import PlanarArm
 from robotics.checks import check_keys, shown
 from robotics.dataset import IKDataset
-from robotics.files import FileError, StrPath, read_json, write_bytes, write_csv, write_json
+from robotics.files import FileError, StrPath, make_folder, read_json, write_bytes, write_csv, write_json
 from robotics.models import MLP, MLPQP, HeadsQP, OptNetIK, build_model
 from robotics.obstacles import Circles
 
 Model = MLP | MLPQP | HeadsQP | OptNetIK
 COLUMNS = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
-
-
-def make_folder(path: StrPath) -> Path:
-    """Return the folder, made with its parents if it is not there, or raise FileError."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"{folder}: expected a folder, found: {error.strerror}") from error
-    return folder
 
 
 def save_run(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from robotics.arm import PlanarArm
 from robotics.ik_qp import task_error
 from robotics.models.answer import is_safe
 from robotics.obstacles import Circles
-from robotics.steps import certified_step, certified_steps, escape
+from robotics.steps import refine
 
 REACHED = 1e-9  # of reach, or rad: certified steps converge quadratically, to round-off, where they do
 STEPS = 30
@@ -59,14 +57,12 @@ def closest_postures(
         error: `(N,)`, of reach and rad; infinite there.
     """
     several = arm.sample(num, torch.Generator().manual_seed(0)).to(targets)
-    lower, upper = arm.limits_tensor(targets)
     if starts is not None:
-        several = torch.cat((several, starts.clamp(lower, upper)))
+        several = torch.cat((several, starts))
     count = len(several)
     scene = circles if circles.radii.ndim == 1 else circles.pick(torch.arange(len(targets)).repeat_interleave(count))
     aim, theta = targets.repeat_interleave(count, 0), several.repeat(len(targets), 1)
-    theta = escape(arm, theta, aim, scene)
-    theta = certified_steps(theta, aim, scene, STEPS, partial(certified_step, arm))
+    theta = refine(arm, theta, aim, scene, STEPS)
     error = task_error(arm, theta, aim).norm(dim=-1)
     error = torch.where(is_safe(arm, theta, scene), error, torch.inf).reshape(-1, count)
     least, best = error.min(-1)

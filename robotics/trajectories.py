@@ -17,11 +17,14 @@ from torch import Tensor
 
 from robotics import oracle
 from robotics.arm import PlanarArm, wrap_angle
+from robotics.chords import certified_chord
 from robotics.ik_qp import build_step, clearance_rows
 from robotics.models.answer import in_reach, is_safe
 from robotics.obstacles import Circles
+from robotics.programs import solve_quietly
+from robotics.saddles import leave_saddle
 from robotics.search import closest_postures
-from robotics.steps import certified_chord, certified_step, leave_saddle, solve_quietly
+from robotics.steps import certified_step
 
 LAYERS = 4
 TOLERANCE = 1e-6

@@ -1,7 +1,6 @@
 """The command line: what it answers is checked by arithmetic that shares no code with the package."""
 
 import csv
-import itertools
 import json
 import math
 import os
@@ -13,8 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from checker import np_points
 from click.testing import CliRunner
 
+from benchmarks.ik import independent
+from benchmarks.ik.independent import Body
 from robotics import Circles, demo
 from robotics.cli import main
 from robotics.models import MODELS
@@ -26,50 +28,23 @@ LENGTHS = [2.0, 2.0, 2.0]
 LIMITS = [[0.0, math.pi], [-math.pi, 0.0], [-math.pi / 2, math.pi / 2]]
 CIRCLES = [[2.4, 2.6, 0.5], [-1.6, 3.2, 0.6], [0.6, -2.0, 0.6]]
 SCENE = {"circles": CIRCLES, "arm": {"lengths": LENGTHS, "limits": LIMITS}}
+BODY = Body(np.array(LENGTHS), *np.array(LIMITS).T)
 TOLERANCE = 1e-3 * 6.0  # of the reach
 
 
-# --- the independent check: plain numpy, from the definitions -----------------------------------------
+# --- the independent check ------------------------------------------------------------------------
 
 
-def chain(theta):
-    """The base, the joints and the tip, by turning a complex number."""
-    points, angle = [0j], 0.0
-    for length, joint in zip(LENGTHS, theta, strict=True):
-        angle += joint
-        points.append(points[-1] + length * np.exp(1j * angle))
-    return np.array(points)
-
-
-def distance_to_segment(center, start, end):
-    """By cases: before the start, past the end, or the height of the triangle."""
-    along = ((center - start) * np.conj(end - start)).real
-    if along <= 0:
-        return abs(center - start)
-    if along >= abs(end - start) ** 2:
-        return abs(center - end)
-    return abs(((center - start) * np.conj(end - start)).imag) / abs(end - start)
+def tip_distance(theta, x, y):
+    return float(independent.tip_distance(BODY, np.array(theta), np.array([x, y])))
 
 
 def whole_arm_clearance(theta, circles):
-    points = chain(theta)
-    return min(
-        (distance_to_segment(x + 1j * y, a, b) - r for x, y, r in circles for a, b in itertools.pairwise(points)),
-        default=math.inf,
-    )
+    return float(independent.clearance(BODY, np.array(theta), np.array(circles)))
 
 
 def within_limits(theta):
-    return all(lower <= joint <= upper for joint, (lower, upper) in zip(theta, LIMITS, strict=True))
-
-
-def test_the_independent_check_knows_a_collision_when_it_sees_one():
-    stretched = [0.0, 0.0, 0.0]  # along the x axis to (6, 0)
-    assert whole_arm_clearance(stretched, [[3.0, 0.5, 0.4]]) == pytest.approx(0.1)
-    assert whole_arm_clearance(stretched, [[3.0, -0.5, 0.6]]) == pytest.approx(-0.1)
-    assert whole_arm_clearance(stretched, [[7.0, 0.0, 0.4]]) == pytest.approx(0.6)
-    assert whole_arm_clearance([math.pi / 2, -math.pi / 2, 0.0], [[3.0, 2.0, 0.1]]) == pytest.approx(-0.1)
-    assert not within_limits([-1e-12, 0.0, 0.0])
+    return bool(independent.excess(BODY, np.array(theta)) <= 0)
 
 
 # --- running commands -----------------------------------------------------------------------------
@@ -158,7 +133,7 @@ def test_no_answer_of_solve_collides_or_violates_a_limit(work, tmp_path, mixed_t
         assert whole_arm_clearance(theta, CIRCLES) > 0
         assert within_limits(theta)
         assert clearance == pytest.approx(whole_arm_clearance(theta, CIRCLES), abs=1e-12)
-        assert error == pytest.approx(abs(chain(theta)[-1] - (x + 1j * y)), abs=1e-12)
+        assert error == pytest.approx(tip_distance(theta, x, y), abs=1e-12)
         assert (row["status"] == "SOLVED") == (error <= TOLERANCE)
     assert answered > (75 if model == "mlp-qp" else 0)
 
@@ -168,7 +143,7 @@ def test_every_target_that_some_posture_meets_is_solved(work, tmp_path):
     lower, upper = np.array(LIMITS).T
     postures = rng.uniform(lower, upper, (200, 3))
     clear = [theta for theta in postures if whole_arm_clearance(theta, CIRCLES) > 0.05]
-    targets = [[chain(theta)[-1].real, chain(theta)[-1].imag] for theta in clear]
+    targets = np_points(LENGTHS, clear)[:, -1]
     solve(work, write_targets(tmp_path / "targets.csv", targets), tmp_path / "angles.csv")
     statuses = [row["status"] for row in read_answers(tmp_path / "angles.csv")]
     assert statuses.count("SOLVED") >= 0.98 * len(targets)

@@ -4,19 +4,20 @@ import csv
 import json
 import math
 import os
+from functools import partial
 
 import numpy as np
 import pytest
+import test_cli
 import torch
-from click.testing import CliRunner
-from test_cli import CIRCLES, LENGTHS, SCENE, run, whole_arm_clearance, within_limits
+from test_cli import CIRCLES, SCENE, run, tip_distance, whole_arm_clearance, within_limits
 
 from robotics import Circles, DatasetConfig, PlanarArm, make_dataset
-from robotics.cli import main
 from robotics.models import build_model
 from robotics.runs import load_run
 from robotics.training import TrainingConfig, fit
 
+refused = partial(test_cli.refused, "track")
 EXPECTED = ["tick", "x", "y", "theta_1", "theta_2", "theta_3", "status", "tip_error", "clearance"]
 
 
@@ -34,15 +35,6 @@ def rows_of(folder):
 
 def angles(row):
     return [float(row[f"theta_{i + 1}"]) for i in range(3)]
-
-
-def refused(*arguments):
-    result = CliRunner().invoke(main, ["track", *map(str, arguments)])
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 def test_a_tour_of_waypoints_is_written_row_by_row_and_drawn(tmp_path, scene):
@@ -64,8 +56,7 @@ def test_a_tour_of_waypoints_is_written_row_by_row_and_drawn(tmp_path, scene):
         assert within_limits(theta)
         clearance = whole_arm_clearance(theta, CIRCLES)
         assert 0 < clearance == pytest.approx(float(row["clearance"]), abs=1e-12)
-        tip = sum(np.array(LENGTHS) * np.exp(1j * np.cumsum(theta)))
-        error = abs(tip - (float(row["x"]) + 1j * float(row["y"])))
+        error = tip_distance(theta, float(row["x"]), float(row["y"]))
         assert error == pytest.approx(float(row["tip_error"]), abs=1e-12)
         assert (error <= 6e-6) == (row["status"] == "REACHED")
     steps = np.diff([angles(row) for row in rows], axis=0)

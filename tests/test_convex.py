@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_ik_qp import np_clearance, np_points
+from checker import assert_sound, np_clearance, np_points
 from test_oracle import scenes
 
 from robotics import Circles, PlanarArm
@@ -16,7 +16,6 @@ cp = pytest.importorskip("cvxpy")
 
 from robotics.convex import CIDGIK, Relaxation  # noqa: E402
 from robotics.convex.chain import Chain, View  # noqa: E402
-from robotics.convex.relaxation import anchors_near  # noqa: E402
 
 DUKA, UNIT, SIX = PlanarArm.duka(), PlanarArm.unit(), PlanarArm.chain(6)
 FREE = PlanarArm(lengths=(1.0, 1.0, 1.0), limits=((-math.pi, math.pi),) * 3)
@@ -28,6 +27,12 @@ def f64(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
+def anchors_near(arm, theta, distance, generator):
+    """Anchors within a distance [rad] of postures in every joint, inside the limits."""
+    noise = 2 * torch.rand(theta.shape, generator=generator, dtype=theta.dtype) - 1
+    return (theta + distance * noise).clamp(*arm.limits_tensor(theta))
+
+
 def clear_goals(arm, count, k, generator):
     """Postures clear of a scene each, and the scenes."""
     theta = arm.sample(20 * count, generator)
@@ -37,23 +42,6 @@ def clear_goals(arm, count, k, generator):
     clear = np_clearance(arm.lengths, theta.numpy(), scene.centers.numpy(), scene.radii.numpy(), arm.link_radius) > 0
     keep = torch.from_numpy(clear).nonzero()[:count, 0]
     return theta[keep], scene.pick(keep)
-
-
-def assert_sound(arm, answer, targets, scene):
-    """No answer collides or breaks a limit, and what is SOLVED is at its target."""
-    theta = answer.theta.numpy()
-    given = ~np.isnan(theta).any(-1)
-    lower, upper = np.array(arm.limits).T
-    assert ((theta >= lower) & (theta <= upper))[given].all()
-    centers, radii = scene.centers.expand(len(theta), -1, 2), scene.radii.expand(len(theta), -1)
-    clearance = np_clearance(arm.lengths, theta, centers.numpy(), radii.numpy(), arm.link_radius)
-    assert (clearance[given] > 0).all()
-    solved = (answer.status == IKStatus.SOLVED).numpy()
-    error = np.linalg.norm(np_points(arm.lengths, theta)[:, -1] - targets.numpy()[:, :2], axis=-1)
-    assert (error[solved] <= 1e-6 * arm.reach).all()
-    if targets.shape[1] == 3:
-        turn = theta.sum(-1) - targets.numpy()[:, 2]
-        assert (np.abs(np.angle(np.exp(1j * turn)))[solved] <= 1e-6).all()
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -131,7 +119,7 @@ def test_a_near_anchor_makes_order_one_exact(arm, k, generator):
     theta, scene = clear_goals(arm, GOALS, k, generator)
     targets = arm.pose(theta)
     found = Relaxation(arm=arm).answer_near(anchors_near(arm, theta, 0.1, generator), targets, scene, 1e-6)
-    assert_sound(arm, found.answer, targets, scene)
+    assert_sound(arm, found.answer, targets, scene, 1e-6)
     # Six links within 45 degrees are often near a limit, where the theorem promises nothing.
     assert found.certified.double().mean() >= (0.9 if arm is SIX else 1)
     # The nearest posture to an anchor beside the one that made the goal is that one, if there are but two.
@@ -147,7 +135,7 @@ def test_far_anchors_lose_exactness_at_order_one_and_not_at_order_two(generator)
     shares = []
     for order in (1, 2):
         found = Relaxation(arm=DUKA, order=order).answer_near(home, targets, scene, 1e-6)
-        assert_sound(DUKA, found.answer, targets, scene)
+        assert_sound(DUKA, found.answer, targets, scene, 1e-6)
         assert torch.equal(found.certified, (found.ratio < 1e-4) & (found.answer.status == IKStatus.SOLVED))
         shares.append(float(found.certified.double().mean()))
     assert 0.5 < shares[0] < 0.95
@@ -211,7 +199,7 @@ def test_positions_have_answers_too(generator):
     theta, scene = clear_goals(UNIT, GOALS, 2, generator)
     targets = UNIT.tip(theta)
     found = Relaxation(arm=UNIT).answer_near(anchors_near(UNIT, theta, 0.02, generator), targets, scene, 1e-6)
-    assert_sound(UNIT, found.answer, targets, scene)
+    assert_sound(UNIT, found.answer, targets, scene, 1e-6)
     assert found.certified.double().mean() > 0.9
 
 
@@ -220,7 +208,7 @@ def test_cidgik_reaches_rank_two_and_answers(generator):
         theta, scene = clear_goals(arm, 20, k, generator)
         for targets in (arm.pose(theta), arm.tip(theta)):
             found = CIDGIK(arm=arm).answer_with_rank(targets, scene, 1e-6)
-            assert_sound(arm, found.answer, targets, scene)
+            assert_sound(arm, found.answer, targets, scene, 1e-6)
             assert found.certified.double().mean() >= 0.8
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from checker import np_clearance, np_points
 from test_cli import refused, run
-from test_ik_qp import np_clearance, np_points
 from test_oracle import np_postures, np_room, scenes
 from torch.func import jacrev
 

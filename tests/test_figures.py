@@ -5,26 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from known_way import ARM, CIRCLES, NOTHING, WAY, numbers
 from matplotlib import image
 from PIL import Image
 
-from robotics import Circles, FileError, PlanarArm
+from robotics import FileError, PlanarArm
 from robotics.animation import write_gif
 from robotics.config_space import BLOCKED, FREE, OUT_OF_REACH, reachable_set, slice_at
 from robotics.figures import draw_figures, plot_configuration, plot_path, plot_reachable
 from robotics.plots import COLOURS
 from robotics.recording import record, record_best
-
-ARM = PlanarArm.duka()
-CIRCLES = Circles.from_json({"circles": [[2.4, 2.6, 0.5], [-1.6, 3.2, 0.6], [0.6, -2.0, 0.6]]})
-NOTHING = Circles.from_json({"circles": []})
-
-
-def numbers(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-WAY = record(ARM, numbers(0.3, -0.6, 0.5), numbers(3.3, 3.4), CIRCLES)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
 
 from robotics import FileError, PlanarArm
 from robotics.files import (
@@ -13,7 +12,6 @@ from robotics.files import (
     read_npz,
     read_scene,
     read_targets_csv,
-    write_angles_csv,
     write_bytes,
     write_csv,
     write_json,
@@ -241,19 +239,16 @@ def test_a_targets_file_that_is_not_text_is_refused(tmp_path):
     refused(read_targets_csv, path, "line 2")
 
 
-def test_angles_keep_all_digits_and_nan_in_csv(tmp_path):
-    path = tmp_path / "angles.csv"
-    theta = torch.tensor([[0.1, 1 / 3], [math.nan, -1e-300]], dtype=torch.float64, requires_grad=True)
-    write_angles_csv(path, theta)
+def test_numbers_keep_all_digits_and_nan_in_csv(tmp_path):
+    path, numbers = tmp_path / "angles.csv", [[0.1, 1 / 3], [math.nan, -1e-300]]
+    write_csv(path, ["theta_1", "theta_2"], numbers)
     lines = path.read_text().splitlines()
     assert lines[0] == "theta_1,theta_2"
     rows = [[float(field) for field in line.split(",")] for line in lines[1:]]
-    assert np.array_equal(np.array(rows), theta.detach().numpy(), equal_nan=True)
+    assert np.array_equal(rows, numbers, equal_nan=True)
     assert "nan" in lines[2]
-    write_angles_csv(path, torch.zeros(0, 3))
-    assert path.read_text() == "theta_1,theta_2,theta_3\n"
-    with pytest.raises(ValueError, match=r"^theta: expected shape"):
-        write_angles_csv(path, torch.zeros(3))
+    write_csv(path, ["theta_1", "theta_2"], [])
+    assert path.read_text() == "theta_1,theta_2\n"
 
 
 def test_csv_fields_with_commas_are_quoted(tmp_path):

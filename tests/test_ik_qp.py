@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tolerances as tol
 import torch
+from checker import np_clearance, np_points, path_clearance
 
 from implicit_layers import SolveStatus, solve_qp
 from robotics import Circles, PlanarArm
@@ -27,45 +28,7 @@ EXACT = 1e-12  # round-off of sums of ten numbers of size one, in float64
 POSE_TURNS = 2 * math.pi * np.array([-3, -1, 0, 1, 2])
 
 
-# --- a second implementation of the geometry ------------------------------------------------------
-
-
-def np_points(lengths, theta):
-    """p_0 .. p_n, one link after the other: (..., n), (..., n) -> (..., n+1, 2)."""
-    theta = np.asarray(theta)
-    lengths = np.broadcast_to(lengths, theta.shape)
-    angle, place = np.zeros(theta.shape[:-1]), np.zeros((*theta.shape[:-1], 2))
-    points = [place]
-    for i in range(theta.shape[-1]):
-        angle = angle + theta[..., i]
-        place = place + lengths[..., i, None] * np.stack((np.cos(angle), np.sin(angle)), -1)
-        points.append(place)
-    return np.stack(points, -2)
-
-
-def np_distances(points, centers):
-    """Exact distance of every link to every centre, (..., n, k): by cases, not by a clipped projection."""
-    a, b = points[..., :-1, None, :], points[..., 1:, None, :]
-    o = centers[..., None, :, :]
-    link, before, behind = b - a, o - a, o - b
-    ends = np.minimum(np.hypot(before[..., 0], before[..., 1]), np.hypot(behind[..., 0], behind[..., 1]))
-    beside = ((before * link).sum(-1) > 0) & ((behind * link).sum(-1) < 0)
-    cross = np.abs(link[..., 0] * before[..., 1] - link[..., 1] * before[..., 0])
-    return np.where(beside, np.minimum(ends, cross / np.hypot(link[..., 0], link[..., 1])), ends)
-
-
-def np_clearance(lengths, theta, centers, radii, link_radius):
-    """Signed clearance of the whole arm, (...,); +inf without circles."""
-    distances = np_distances(np_points(lengths, theta), np.asarray(centers))
-    return (distances - np.asarray(radii)[..., None, :]).min((-1, -2), initial=np.inf) - link_radius
-
-
-def path_clearance(lengths, start, step, centers, radii, link_radius, samples=65):
-    """Least clearance over dense samples of the straight joint path start + s step, (...,)."""
-    least = np.inf
-    for s in np.linspace(0, 1, samples):
-        least = np.minimum(least, np_clearance(lengths, start + s * step, centers, radii, link_radius))
-    return least
+# --- the checker and the derivatives of its points -------------------------------------------------
 
 
 def np_jacobians(points):
@@ -80,9 +43,9 @@ def np_jacobians(points):
 
 
 def test_the_checker_itself_knows_the_distances_of_simple_scenes():
-    points = np.array([[0.0, 0.0], [2.0, 0.0]])
     centers = np.array([[1.0, 2.0], [-3.0, 4.0], [5.0, -4.0], [1.0, 0.0], [2.5, 0.0], [0.0, 0.0]])
-    assert np_distances(points, centers)[0] == pytest.approx([2, 5, 5, 0, 0.5, 0], abs=EXACT)
+    each = np_clearance([2.0], np.zeros((6, 1)), centers[:, None], np.zeros((6, 1)), 0.0)
+    assert each == pytest.approx([2, 5, 5, 0, 0.5, 0], abs=EXACT)
     assert np_points([2.0, 1.0], np.array([math.pi / 2, -math.pi / 2]))[-1] == pytest.approx([1, 2], abs=EXACT)
     swept = path_clearance([1.0], np.array([0.0]), np.array([math.pi]), np.array([[0.0, 2.0]]), np.array([0.5]), 0.1)
     assert swept == pytest.approx(0.4, abs=EXACT)
@@ -128,14 +91,14 @@ class Arms(NamedTuple):
 
 def scenes_about(lengths, link_radius, theta, random, *, k=CIRCLES, inside=False):
     """Circles that the arms do not touch (or do), half of them by less than a thousandth of their radius."""
-    points, reach = np_points(lengths, theta), lengths.sum(-1)
+    reach, arm = lengths.sum(-1), (lengths[:, None], theta[:, None])
     centers = np.zeros((len(theta), k, 2))
     room = np.zeros((len(theta), k))  # radius at which the circle would touch the arm
     todo = np.ones((len(theta), k), bool)
     while todo.any():
         spots = random.uniform(-1.1, 1.1, (*todo.shape, 2)) * reach[:, None, None]
         centers = np.where(todo[..., None], spots, centers)
-        room = np_distances(points, centers).min(-2) - link_radius[:, None]
+        room = np_clearance(*arm, centers[..., None, :], np.zeros((*todo.shape, 1)), link_radius[:, None])
         todo = room < 0.03 * reach[:, None]
     part = 10 ** random.uniform(-7, 0, room.shape)
     return centers, room * (1 + part if inside else np.maximum(1 - part, 0.1))

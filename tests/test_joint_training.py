@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from checker import np_points
 from test_cli import refused, run
-from test_ik_qp import np_points
 from torch.func import functional_call, jacrev
 
 from robotics import Circles, DatasetConfig, PlanarArm, make_dataset

@@ -1,32 +1,19 @@
 """Everything but the oracle, for arms of two to ten links: data, training, scores, answers, figures."""
 
 import csv
-import itertools
 import json
 import math
 
 import numpy as np
 import pytest
-from test_cli import TINY, distance_to_segment, run
+from checker import body_of
+from test_cli import TINY, run
 
+from benchmarks.ik import independent
 from robotics import PlanarArm, demo
 from robotics.models import MODELS
 
 LINKS = (2, 4, 6, 10)
-
-
-def np_chain(lengths, theta):
-    points, angle = [0j], 0.0
-    for length, joint in zip(lengths, theta, strict=True):
-        angle += joint
-        points.append(points[-1] + length * np.exp(1j * angle))
-    return points
-
-
-def is_safe(arm, theta, circles):
-    points = np_chain(arm.lengths, theta)
-    clear = all(distance_to_segment(x + 1j * y, a, b) > r for x, y, r in circles for a, b in itertools.pairwise(points))
-    return clear and all(low <= joint <= high for joint, (low, high) in zip(theta, arm.limits, strict=True))
 
 
 @pytest.mark.parametrize("n", [2, 10])
@@ -63,10 +50,10 @@ def test_the_commands_carry_unequal_links_from_a_scene_to_safe_answers(n, inputs
     for row, target in zip(rows, known, strict=False):
         if row["status"] in ("SOLVED", "NOT_REACHED"):
             theta = [float(row[f"theta_{i + 1}"]) for i in range(n)]
-            assert is_safe(arm, theta, circles)
+            assert not independent.unsafe(body_of(arm), np.array(theta), np.array(circles))
         if row["status"] == "SOLVED":
             solved += 1
-            assert abs(np_chain(arm.lengths, theta)[-1] - (target[0] + 1j * target[1])) <= 1e-3 * arm.reach
+            assert independent.tip_distance(body_of(arm), np.array(theta), target) <= 1e-3 * arm.reach
             if inputs == "xytheta":
                 assert math.remainder(sum(theta) - target[2], math.tau) == pytest.approx(0, abs=1e-3)
     # An untrained network's starts: positions are easy, poses of narrow limits are not.

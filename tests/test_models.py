@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from test_ik_qp import np_clearance, np_points, path_clearance, scenes_about
+from checker import limit_excess, np_clearance, np_points, path_clearance
+from test_ik_qp import scenes_about
 from torch import nn
 
 from robotics import Circles, PlanarArm
 from robotics.ik_qp import MARGIN, task_error
 from robotics.models import MLP, MLPQP, MODELS, IKAnswer, IKStatus, build_model, check_answer
+from robotics.steps import certified_step
 
 EXACT = 1e-12  # round-off of sums of ten numbers of size one, in float64
 TOLERANCE = 1e-3  # of reach: what `answer` takes for reached
@@ -63,11 +65,6 @@ def random_scenes(arm, count, generator, k=3):
     return Circles(distance[..., None] * torch.stack((angle.cos(), angle.sin()), -1), radii)
 
 
-def limit_excess(arm, theta):
-    lower, upper = np.array(arm.limits).T
-    return np.maximum(lower - theta, theta - upper).max(-1)
-
-
 def clearances(arm, theta, scene):
     return np_clearance(arm.lengths, theta, scene.centers.numpy(), scene.radii.numpy(), arm.link_radius)
 
@@ -90,15 +87,15 @@ class Run(NamedTuple):
 def recorded(patch) -> list[Step]:
     """Record start and end of every certified step from now on."""
     steps: list[Step] = []
-    take = MLPQP._certified_step
+    take = certified_step
 
-    def record(self, theta, targets, circles):
-        end = take(self, theta, targets, circles)
+    def record(arm, theta, targets, circles):
+        end = take(arm, theta, targets, circles)
         scene = Circles(circles.centers.detach(), circles.radii.detach())
         steps.append(Step(theta.detach().numpy().copy(), end.detach().numpy().copy(), scene))
         return end
 
-    patch.setattr(MLPQP, "_certified_step", record)
+    patch.setattr("robotics.steps.certified_step", record)
     return steps
 
 
@@ -947,10 +944,7 @@ def test_the_penalty_is_the_mean_depth_in_the_margin_of_the_circles(generator):
     depth = 0.0
     for link in range(3):
         for i in range(3):
-            row = (
-                np_clearance_of_link(points[:, link : link + 2], scene.centers[:, i].numpy())
-                - scene.radii[:, i].numpy()
-            )
+            row = distance_to_links(points[:, link : link + 2], scene.centers[:, i].numpy()) - scene.radii[:, i].numpy()
             depth += np.maximum(0.01 - row / DUKA.reach, 0).mean() / 9
     more = penal.loss(targets, scene).item() - plain.loss(targets, scene).item()
     assert depth > 1e-4
@@ -958,8 +952,8 @@ def test_the_penalty_is_the_mean_depth_in_the_margin_of_the_circles(generator):
     assert penal.loss(targets, NO_CIRCLES).item() == plain.loss(targets, NO_CIRCLES).item()
 
 
-def np_clearance_of_link(ends, center):
-    """Distance of a segment (N, 2, 2) to a point (N, 2), by dense samples and then the exact height."""
+def distance_to_links(ends, center):
+    """Distance of segments (N, 2, 2) to points (N, 2), by the closest point."""
     a, b = ends[:, 0], ends[:, 1]
     share = np.clip(((center - a) * (b - a)).sum(-1) / ((b - a) ** 2).sum(-1), 0, 1)
     return np.linalg.norm(a + share[:, None] * (b - a) - center, axis=-1)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_ik_qp import np_clearance, np_points
+from checker import np_clearance, np_points
 
 from robotics import Circles, PlanarArm, oracle
 from robotics.oracle import Verdict, solve, solve_poses, solve_positions

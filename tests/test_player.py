@@ -1,7 +1,6 @@
 """The page in a real browser: what it draws is the numpy kinematics, and every control does what it says."""
 
 import io
-import json
 import math
 import re
 
@@ -9,22 +8,15 @@ import numpy as np
 import pytest
 import torch
 from browser import open_browser
+from checker import body_of
+from known_way import ARM, CIRCLES, NOTHING, WAY, numbers, recording_in
 from PIL import Image
 
-from robotics import Circles, FileError, PlanarArm
+from benchmarks.ik.independent import joints
+from robotics import FileError, PlanarArm
 from robotics.player import write_player
 from robotics.recording import record
 
-ARM = PlanarArm.duka()
-CIRCLES = Circles.from_json({"circles": [[2.4, 2.6, 0.5], [-1.6, 3.2, 0.6], [0.6, -2.0, 0.6]]})
-NOTHING = Circles.from_json({"circles": []})
-
-
-def numbers(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-WAY = record(ARM, numbers(0.3, -0.6, 0.5), numbers(3.3, 3.4), CIRCLES)
 FRAMES = 60
 MOMENTS = WAY.frames(FRAMES)
 LAST = len(MOMENTS) - 1
@@ -34,17 +26,6 @@ slider.value = arguments[0];
 slider.dispatchEvent(new Event('input', {bubbles: true}));"""
 PLANES = """return [...document.querySelectorAll('#planes .plane')].map(
     (plane) => [Number(plane.dataset.link), Number(plane.dataset.circle), plane.dataset.active === 'true'])"""
-
-
-def chain(theta):
-    """The base, the joints and the tip, by turning a complex number; shares no code with the package."""
-    steps = np.array(ARM.lengths) * np.exp(1j * np.cumsum(theta))
-    return np.concatenate(([0], np.cumsum(steps)))
-
-
-def embedded(path):
-    found = re.search(r'<script type="application/json" id="recording">(.*?)</script>', path.read_text(), re.S)
-    return json.loads(found.group(1))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +60,7 @@ def test_the_drawn_arm_has_the_joints_of_the_numpy_kinematics(page):
         assert frame_of(page) == number
         k, s = MOMENTS[number]
         start, end = WAY.layers[k].start.numpy(), WAY.layers[k].end.numpy()
-        assert abs(drawn(page) - chain(start + s * (end - start))).max() <= 1e-12 * ARM.reach
+        assert abs(drawn(page) - joints(body_of(ARM), start + s * (end - start))).max() <= 1e-12 * ARM.reach
     assert abs(drawn(page)[-1] - (3.3 + 3.4j)) <= 1e-9  # the tip has got to the target
 
 
@@ -256,7 +237,7 @@ def test_the_page_holds_all_that_it_needs(tmp_path):
 
 
 def test_the_data_are_the_recording_to_the_last_bit(tmp_path):
-    data = embedded(write_player(tmp_path / "way.html", WAY, FRAMES))
+    data = recording_in(write_player(tmp_path / "way.html", WAY, FRAMES))
     assert [layer["end"] for layer in data["layers"]] == [layer.end.tolist() for layer in WAY.layers]
     assert data["frames"] == [list(moment) for moment in MOMENTS]
     assert [layer["multipliers"] for layer in data["layers"]] == [layer.multipliers() for layer in WAY.layers]
@@ -269,4 +250,4 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path):
 
 def test_no_number_is_left_that_json_does_not_know(tmp_path):
     way = record(PlanarArm.unit(2), numbers(0.3, 0.4), numbers(math.sqrt(2), 0.0), NOTHING)
-    assert embedded(write_player(tmp_path / "way.html", way))["layers"][0]["clearance"] is None
+    assert recording_in(write_player(tmp_path / "way.html", way))["layers"][0]["clearance"] is None

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from checker import assert_sound, np_clearance
 from test_cli import read_answers, run, write_targets
-from test_ik_qp import np_clearance, np_points
 from test_oracle import np_postures, np_room, scenes
 
 from robotics import Circles, PlanarArm
@@ -23,23 +23,12 @@ def f64(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def assert_safe(arm, answer, targets, scene):
-    theta, given = answer.theta.numpy(), answer.theta.isfinite().all(-1).numpy()
-    lower, upper = np.array(arm.limits).T
-    assert ((theta >= lower) & (theta <= upper))[given].all()
-    clearance = np_clearance(arm.lengths, theta, scene.centers.numpy(), scene.radii.numpy(), arm.link_radius)
-    assert (clearance[given] > 0).all()
-    solved = (answer.status == IKStatus.SOLVED).numpy()
-    error = np.linalg.norm(np_points(arm.lengths, theta)[:, -1] - targets.numpy()[:, :2], axis=-1)
-    assert (error[solved] <= TOLERANCE * arm.reach).all()
-
-
 @pytest.mark.parametrize("arm", [UNIT, DUKA], ids=["unit", "duka"])
 def test_three_links_among_six_circles_are_solved_or_proved_infeasible(arm, generator):
     theta, scene = arm.sample(150, generator), scenes(arm, 150, 6, generator)
     targets = arm.tip(theta)
     answer, stage = Portfolio(arm=arm).answer_with_stage(targets, scene, TOLERANCE)
-    assert_safe(arm, answer, targets, scene)
+    assert_sound(arm, answer, targets, scene, TOLERANCE)
     assert set(answer.status.tolist()) == {IKStatus.SOLVED, IKStatus.INFEASIBLE}
     room = np_clearance(arm.lengths, theta.numpy(), scene.centers.numpy(), scene.radii.numpy(), arm.link_radius)
     infeasible = (answer.status == IKStatus.INFEASIBLE).numpy()
@@ -58,7 +47,7 @@ def test_without_the_oracle_nothing_is_proved_and_almost_all_is_solved_all_the_s
     sure = Portfolio(arm=UNIT).answer(targets, scene, TOLERANCE)
     tried = Portfolio(arm=UNIT, use_oracle=False, more_starts=8).answer(targets, scene, TOLERANCE)
     assert not (tried.status == IKStatus.INFEASIBLE).any()
-    assert_safe(UNIT, tried, targets, scene)
+    assert_sound(UNIT, tried, targets, scene, TOLERANCE)
     solved = [(answer.status == IKStatus.SOLVED) for answer in (sure, tried)]
     assert not (solved[1] & ~solved[0]).any()
     assert (solved[0] & ~solved[1]).sum() <= 1
@@ -69,7 +58,7 @@ def test_six_links_are_solved_by_starts_alone(generator):
     theta, scene = arm.sample(60, generator), scenes(arm, 60, 3, generator)
     clear = np_clearance(arm.lengths, theta.numpy(), scene.centers.numpy(), scene.radii.numpy(), 0.0) > 0
     answer = Portfolio(arm=arm, more_starts=4).answer(arm.tip(theta), scene, TOLERANCE)
-    assert_safe(arm, answer, arm.tip(theta), scene)
+    assert_sound(arm, answer, arm.tip(theta), scene, TOLERANCE)
     assert (answer.status == IKStatus.SOLVED).numpy()[clear].all()
 
 
@@ -79,7 +68,7 @@ def test_poses_are_solved_or_proved_infeasible(generator):
     # One start and three steps leave something to the oracle.
     answer, stage = Portfolio(arm=UNIT, starts=1, layers=3).answer_with_stage(targets, scene, TOLERANCE)
     assert set(answer.status.tolist()) <= {IKStatus.SOLVED, IKStatus.INFEASIBLE}
-    assert_safe(UNIT, answer, targets, scene)
+    assert_sound(UNIT, answer, targets, scene, TOLERANCE)
     assert Stage.ORACLE in stage.tolist()
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from known_way import ARM, CIRCLES, NOTHING, START, TARGET, WAY, numbers
 from tolerances import KKT
 
 from robotics import Circles, PlanarArm
@@ -12,18 +13,6 @@ from robotics.ik_qp import TRUST, build_step, clearance_rows
 from robotics.models import MLP, MLPQP, IKStatus
 from robotics.recording import ACTIVE, record, record_best
 from robotics.steps import certified_step, escape
-
-ARM = PlanarArm.duka()
-CIRCLES = Circles.from_json({"circles": [[2.4, 2.6, 0.5], [-1.6, 3.2, 0.6], [0.6, -2.0, 0.6]]})
-NOTHING = Circles.from_json({"circles": []})
-
-
-def numbers(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-START, TARGET = numbers(0.3, -0.6, 0.5), numbers(3.3, 3.4)
-WAY = record(ARM, START, TARGET, CIRCLES)
 
 
 def test_the_path_is_that_of_the_steps_themselves():
@@ -49,7 +38,7 @@ def test_the_recording_from_a_models_start_is_its_path_to_the_last_bit():
 
 
 def test_watching_changes_nothing():
-    theta, seen = numbers(0.3, -0.6, 0.5).expand(4, 3), []
+    theta, seen = START.expand(4, 3), []
     targets = TARGET.expand(4, 2)
     watched = certified_step(ARM, theta, targets, CIRCLES, watch=seen.append)
     assert torch.equal(watched, certified_step(ARM, theta, targets, CIRCLES))

@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_ik_qp import np_clearance, np_points
+from checker import assert_sound
 from test_oracle import scenes
 
 from robotics import Circles, PlanarArm
-from robotics.least_squares import damped_step, levenberg_marquardt, task_jacobian
+from robotics.ik_qp import task_jacobian
+from robotics.least_squares import bounded_step, levenberg_marquardt
 from robotics.metrics import evaluate
 from robotics.models import IKStatus
 from robotics.oracle import Verdict, solve
@@ -44,14 +45,7 @@ def test_answers_are_safe_and_what_is_solved_is_at_its_target(name, arm, pose, g
     given, solved = ~np.isnan(found).any(-1), (answer.status == IKStatus.SOLVED).numpy()
     assert set(answer.status.tolist()) <= {IKStatus.SOLVED, IKStatus.NOT_REACHED, IKStatus.NO_SAFE_ANSWER}
     assert np.array_equal(given, answer.status.numpy() != IKStatus.NO_SAFE_ANSWER)
-    lower, upper = np.array(arm.limits).T
-    assert ((found >= lower) & (found <= upper))[given].all()
-    clearance = np_clearance(arm.lengths, found, scene.centers.numpy(), scene.radii.numpy(), arm.link_radius)
-    assert (clearance[given] > 0).all()
-    error = np.linalg.norm(np_points(arm.lengths, found)[:, -1] - targets.numpy()[:, :2], axis=-1)
-    assert (error[solved] <= 1e-6 * arm.reach).all()
-    if pose:
-        assert (np.abs(np.angle(np.exp(1j * (found.sum(-1) - targets[:, 2].numpy()))))[solved] <= 1e-6).all()
+    assert_sound(arm, answer, targets, scene, 1e-6)
     assert solved.mean() > (0.1 if pose else 0.6)
 
 
@@ -134,7 +128,7 @@ def test_the_damped_step_minimises_its_own_cost(width, generator):
     theta = 0.5 * arm.sample(20, generator)
     error = torch.randn(20, width, generator=generator, dtype=torch.float64)
     damping = 0.1 + torch.rand(20, generator=generator, dtype=torch.float64)
-    step = damped_step(arm, theta, 0.01 * error, damping)
+    step = bounded_step(arm, theta, 0.01 * error, damping)
     J = task_jacobian(arm, theta, width)
     gradient = (J.mT @ ((J @ step[..., None])[..., 0] + 0.01 * error)[..., None])[..., 0] + damping[:, None] * step
     assert gradient.abs().max() < 1e-15

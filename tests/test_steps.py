@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from test_ik_qp import np_clearance
+from checker import np_clearance
 
 from implicit_layers import SolverWarning, SolveStatus, solve_qp
 from robotics import Circles, PlanarArm
@@ -106,15 +105,14 @@ def test_the_free_step_solves_the_normal_equations(pose, generator):
 def test_an_element_keeps_every_bit_whoever_its_neighbours_are(generator):
     arm = PlanarArm.unit(3)
     theta, targets, scene = queries(arm, 300, generator)
-    take = partial(certified_step, arm)
-    whole = certified_steps(theta, targets, scene, 6, take)
+    whole = certified_steps(arm, theta, targets, scene, 6)
     for part in (slice(0, 1), slice(5, 12), slice(1, None, 3), slice(200, None)):
-        alone = certified_steps(theta[part], targets[part], scene.pick(part), 6, take)
+        alone = certified_steps(arm, theta[part], targets[part], scene.pick(part), 6)
         assert torch.equal(alone, whole[part])
     poisoned = theta.clone()
     poisoned[::7] = torch.nan
     healthy = torch.arange(len(theta)) % 7 != 0
-    assert torch.equal(certified_steps(poisoned, targets, scene, 6, take)[healthy], whole[healthy])
+    assert torch.equal(certified_steps(arm, poisoned, targets, scene, 6)[healthy], whole[healthy])
 
 
 def test_finished_elements_stay_where_more_steps_would_leave_them(generator):
@@ -124,7 +122,7 @@ def test_finished_elements_stay_where_more_steps_would_leave_them(generator):
     for _ in range(10):
         every = certified_step(arm, every, targets, scene)
     with torch.no_grad():
-        found = certified_steps(theta, targets, scene, 10, partial(certified_step, arm))
+        found = certified_steps(arm, theta, targets, scene, 10)
     assert (found - every).abs().max() <= SAME
     near, all_near = (task_error(arm, t, targets).norm(dim=-1) < 1e-12 for t in (found, every))
     assert torch.equal(near, all_near)

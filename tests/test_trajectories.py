@@ -1,56 +1,48 @@
-"""Tracking, checked by arithmetic that shares no code with the package: numpy, sampled along links and along steps."""
+"""Tracking, judged by the independent checker all along its steps."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from checker import np_points, unsafe_steps
 
 from robotics import Circles, PlanarArm
+from robotics.chords import certified_chord
 from robotics.paths import SHAPES, line_path, shape_path
-from robotics.steps import certified_chord
 from robotics.trajectories import Track, TrackStatus, find_starts, track, track_best
 
 DUKA = PlanarArm.duka()
 SCENE = [[2.4, 2.6, 0.5], [-1.6, 3.2, 0.6], [0.6, -2.0, 0.6]]
 CIRCLES, NOTHING = Circles.from_json({"circles": SCENE}), Circles.from_json({"circles": []})
 SIX = PlanarArm.unit(6)
-ALONG_LINK, ALONG_STEP = np.linspace(0, 1, 33), np.linspace(0, 1, 17)
 
 
-# --- the independent check ------------------------------------------------------------------------------
+# --- how a motion is judged -----------------------------------------------------------------------------
 
 
-def depth(lengths, theta, circles, link_radius=0.0):
-    """How deep any sampled point of any link is in any circle, of postures (N, n); negative is clear."""
-    ends = np.cumsum(np.array(lengths) * np.exp(1j * np.cumsum(theta, -1)), -1)
-    starts = np.concatenate((0 * ends[:, :1], ends[:, :-1]), 1)
-    points = starts[..., None] + ALONG_LINK * (ends - starts)[..., None]
-    return max((r + link_radius - abs(points - (x + 1j * y)).min() for x, y, r in circles), default=-math.inf)
+def safe(arm, rows, found, speed):
+    """Whether one whole motion keeps circles, limits and speed."""
+    scene = Circles.from_json({"circles": rows})
+    angles = torch.cat((found.start[None], found.theta))
+    slow = abs(np.diff(angles.numpy(), axis=0)).max() <= speed + 1e-12
+    return slow and not unsafe_steps(arm, angles[:-1], angles[1:], scene).any()
 
 
-def violations(arm, circles, found, speed):
-    """The deepest penetration, and the largest excess over a limit and over the speed, along the whole motion."""
-    angles = np.concatenate((found.start.numpy()[None], found.theta.numpy()))
-    steps = np.diff(angles, axis=0)
-    moving = (angles[:-1, None] + ALONG_STEP[:, None] * steps[:, None]).reshape(-1, arm.num_links)
-    lower, upper = np.array(arm.limits).T
-    beyond = max((lower - moving).max(), (moving - upper).max())
-    return depth(arm.lengths, moving, circles, arm.link_radius), beyond, abs(steps).max() - speed
+def tip_errors(theta, targets):
+    return np.linalg.norm(np_points(DUKA.lengths, theta.numpy())[:, -1] - targets.numpy()[:, :2], axis=-1)
 
 
-def test_the_independent_check_sees_a_collision_a_limit_and_a_jump():
-    start, end = torch.zeros(3, dtype=torch.float64), torch.tensor([[math.pi + 0.1, 0.0, 0.0]]).double()
-    jump = Track(start, end, *torch.zeros(3, 1))
+def test_the_check_sees_a_collision_a_limit_and_a_jump():
+    def turn(angle):
+        return Track(torch.zeros(3).double(), torch.tensor([[angle, 0.0, 0.0]]).double(), *torch.zeros(3, 1))
+
     angle = math.pi / 2 + 0.05
-    in_the_way = [[3 * math.cos(angle), 3 * math.sin(angle), 0.2]]
-    assert violations(DUKA, in_the_way, jump, 0.1) == pytest.approx((0.2, 0.1, math.pi), abs=1e-6)
-    assert depth(DUKA.lengths, end.numpy(), in_the_way) < -2  # not at the end
-
-
-def safe(arm, circles, found, speed):
-    deep, beyond, fast = violations(arm, circles, found, speed)
-    return deep < 0 and beyond <= 1e-12 and fast <= 1e-12
+    in_the_way = [[3 * math.cos(angle), 3 * math.sin(angle), 0.2]]  # at no end of a half turn
+    assert safe(DUKA, [], turn(math.pi - 0.1), math.pi)
+    assert not safe(DUKA, in_the_way, turn(math.pi - 0.1), math.pi)
+    assert not safe(DUKA, [], turn(math.pi + 1e-6), 4.0)
+    assert not safe(DUKA, [], turn(0.11), 0.1)
 
 
 # --- tracking -------------------------------------------------------------------------------------------
@@ -65,10 +57,9 @@ def test_shapes_through_circles_are_tracked_without_collision(shape):
     assert TrackStatus.HELD_BY_CIRCLE in statuses  # the shapes pass through a circle
     reached = found.status == TrackStatus.REACHED
     assert reached.float().mean() > 0.6
-    chains = np.cumsum(np.array(DUKA.lengths) * np.exp(1j * np.cumsum(found.theta.numpy(), -1)), -1)[:, -1]
-    wanted = targets[:, 0].numpy() + 1j * targets[:, 1].numpy()
-    assert abs(chains - wanted)[reached].max() < 6e-6 + 1e-12
-    assert np.allclose(abs(chains - wanted), found.tip_error, atol=1e-12)
+    error = tip_errors(found.theta, targets)
+    assert error[reached].max() < 6e-6 + 1e-12
+    assert np.allclose(error, found.tip_error, atol=1e-12)
 
 
 @pytest.mark.parametrize("links", [2, 6])
@@ -106,9 +97,7 @@ def test_a_batch_is_tracked_as_each_alone(generator):
 def test_dukas_circle_is_tracked_to_round_off_by_three_layers():
     targets = shape_path("circle", (2.0, 3.0), 1.0, 100, orientation=0.2)
     found = track_best(DUKA, targets, NOTHING, layers=3)
-    tips = np.sum(np.array(DUKA.lengths) * np.exp(1j * np.cumsum(found.theta.numpy(), -1)), -1)
-    error = abs(tips - (targets[:, 0].numpy() + 1j * targets[:, 1].numpy()))
-    assert error.max() < 1e-10 * 6
+    assert tip_errors(found.theta, targets).max() < 1e-10 * 6
     assert abs(found.theta.numpy().sum(-1) - 0.2).max() < 1e-9
     assert (found.status == TrackStatus.REACHED).all()
 

@@ -1,14 +1,15 @@
 """Success against the number of starts: labelled heads, most promising first, and diverse random starts.
 
-Both take the same certified steps on the same queries: tips of uniform joints, one random scene for each. For three
-links the oracle says which targets are feasible; for more links the posture that made the target must be clear of the
-scene, which leaves feasible targets out but lets no infeasible one in.
+Random starts come in the order in which they are drawn and, to tell what training does from what ranking does, most
+promising first too. All take the same certified steps on the same queries: tips of uniform joints, one random scene for
+each. For three links the oracle says which targets are feasible; for more links the posture that made the target must
+be clear of the scene, which leaves feasible targets out but lets no infeasible one in.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -18,17 +19,23 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from robotics import Circles, PlanarArm, oracle
-from robotics.head_training import random_scenes, train_heads
+from robotics.head_training import STEPS, random_scenes, train_heads
 from robotics.ik_qp import task_error
 from robotics.models import HeadsQP, IKStatus
 from robotics.models.answer import is_safe
-from robotics.models.heads_qp import refine
 from robotics.starts import diverse_starts
+from robotics.steps import refine
 
 from ..report import RESULTS, write_csv, write_figure
 
 TOLERANCE = 1e-6  # of reach
 LAYERS = 10
+ARMS = {
+    "Duka's arm": PlanarArm.duka(),
+    "3 links": PlanarArm.unit(3),
+    "6 links": PlanarArm.unit(6),
+}  # links of 1 m, ±170°
+STYLES = {"trained heads": "-o", "random starts, ranked": ":+", "random starts": "--x"}
 TEST_SEED = 1000  # of the queries; training draws from another generator
 
 
@@ -36,7 +43,7 @@ TEST_SEED = 1000  # of the queries; training draws from another generator
 class Row:
     """Success of the first `starts` of one kind; CPU time is of all queries and of all starts of the largest number."""
 
-    links: int
+    arm: str
     circles: int
     kind: str
     starts: int
@@ -48,18 +55,18 @@ class Row:
 
 
 def measure(
-    links: Sequence[int] = (3, 6),
-    circles: Sequence[int] = (3, 6),
+    arms: Mapping[str, PlanarArm] = ARMS,
+    circles: Sequence[int] = (1, 3, 6),
     heads: int = 8,
-    num: int = 5000,
-    steps: int = 3000,
+    num: int = 20_000,
+    steps: int = STEPS,
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> list[Row]:
     """Train heads for each arm, and count what they and as many random starts solve, after 1, 2, ... starts.
 
     Args:
-        links: arms of so many links of 1 m, limits ±170°.
+        arms: by name.
         circles: circles in the random scenes.
         heads: of each network.
         num: queries before those that are not known to be feasible are left out.
@@ -68,14 +75,14 @@ def measure(
         say: called with one line for each measurement.
     """
     rows: list[Row] = []
-    for size in links:
-        arm = PlanarArm.unit(size)
+    for name, arm in arms.items():
         model = HeadsQP(train_heads(arm, heads, steps=steps, seed=seed), LAYERS)
         for count in circles:
             targets, scene = _queries(arm, num, count)
             methods: dict[str, Callable[[], Tensor]] = {
                 "trained heads": partial(_heads_needed, model, targets, scene),
-                "random starts": partial(_starts_needed, arm, targets, scene, heads, seed),
+                "random starts": partial(_starts_needed, model, targets, scene, heads, seed),
+                "random starts, ranked": partial(_starts_needed, model, targets, scene, heads, seed, ranked=True),
             }
             for kind, method in methods.items():
                 begin = time.process_time()
@@ -83,9 +90,9 @@ def measure(
                 spent = (time.process_time() - begin) / len(targets) * 1e6
                 solved = [int((needed <= number).sum()) for number in range(1, heads + 1)]
                 shares = [each / len(targets) for each in solved]
-                say(f"{size} links, {count} circles, {kind}: " + " ".join(f"{share:.2%}" for share in shares))
+                say(f"{name}, {count} circles, {kind}: " + " ".join(f"{share:.2%}" for share in shares))
                 for number, (each, share) in enumerate(zip(solved, shares, strict=True), 1):
-                    rows.append(Row(size, count, kind, number, len(targets), each, share, seed, spent))
+                    rows.append(Row(name, count, kind, number, len(targets), each, share, seed, spent))
     return rows
 
 
@@ -114,31 +121,43 @@ def _heads_needed(model: HeadsQP, targets: Tensor, scene: Circles) -> Tensor:
 
 
 @torch.no_grad()
-def _starts_needed(arm: PlanarArm, targets: Tensor, scene: Circles, num: int, seed: int) -> Tensor:
+def _starts_needed(
+    model: HeadsQP, targets: Tensor, scene: Circles, num: int, seed: int, ranked: bool = False
+) -> Tensor:
+    arm = model.arm
+    starts = torch.stack(list(diverse_starts(arm, targets, scene, num, seed)), -2)
+    if ranked:
+        order = model.network.promise(starts, targets, scene).argsort(dim=-1, stable=True)
+        starts = starts.take_along_dim(order[..., None], -2)
     needed = torch.full((len(targets),), num + 1)
-    for number, starts in enumerate(diverse_starts(arm, targets, scene, num, seed), 1):
+    for number, each in enumerate(starts.unbind(-2), 1):
         left = (needed > num).nonzero()[:, 0]
         if not len(left):
             break
         here = scene.pick(left)
-        theta = refine(arm, starts[left], targets[left], here, LAYERS)
+        theta = refine(arm, each[left], targets[left], here, LAYERS)
         reached = task_error(arm, theta, targets[left]).norm(dim=-1) <= TOLERANCE
         needed[left[reached & is_safe(arm, theta, here)]] = number
     return needed
 
 
 def _figure(rows: Sequence[Row]) -> Figure:
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for key in dict.fromkeys((row.links, row.circles, row.kind) for row in rows):
-        mine = [row for row in rows if (row.links, row.circles, row.kind) == key]
-        misses = [max(1 - row.success, 0.3 / row.targets) for row in mine]
-        style = "-o" if key[2] == "trained heads" else "--x"
-        axes.semilogy([row.starts for row in mine], misses, style, label=f"{key[0]} links, {key[1]} circles, {key[2]}")
-    axes.set(
-        xlabel="starts", ylabel="share of feasible targets missed", title=f"{LAYERS} layers, {TOLERANCE:g} of reach"
-    )
-    axes.legend(fontsize="small")
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    scenes = sorted({row.circles for row in rows})
+    figure = Figure(figsize=(4.4 * len(arms) + 1, 4.2), layout="constrained")
+    for axes, arm in zip(figure.subplots(1, len(arms), sharey=True, squeeze=False)[0], arms, strict=True):
+        for kind, style in STYLES.items():
+            for i, circles in enumerate(scenes):
+                mine = [row for row in rows if (row.arm, row.circles, row.kind) == (arm, circles, kind)]
+                misses = [max(1 - row.success, 0.3 / row.targets) for row in mine]
+                label = f"{kind}, {circles} circle{'s' if circles > 1 else ''}"
+                axes.semilogy([row.starts for row in mine], misses, style, color=f"C{i}", label=label)
+        axes.set(title=arm, xlabel="starts")
+        axes.grid(alpha=0.3)
+    figure.supylabel("share of feasible targets missed", fontsize="medium")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize="small")
+    figure.suptitle(f"{LAYERS} certified layers from each start, {TOLERANCE:g} of reach", fontsize="medium")
     return figure
 
 

@@ -18,12 +18,15 @@ ALONG_STEP = np.linspace(0, 1, 9)
 
 
 class Body(NamedTuple):
-    """What an arm is to this file: lengths (n,) [m], lower and upper limits (n,) [rad], radius of its links [m]."""
+    """What an arm is to this file: lengths (n,) [m], lower and upper limits (n,) [rad], radius of its links [m].
+
+    Where nothing else is said a batch of arms may have a shape of its own: what broadcasts to (*batch, n), (*batch,).
+    """
 
     lengths: Array
     lower: Array
     upper: Array
-    link_radius: float = 0.0
+    link_radius: float | Array = 0.0
 
 
 def joints(body: Body, theta: Array) -> NDArray[np.complex128]:
@@ -31,9 +34,9 @@ def joints(body: Body, theta: Array) -> NDArray[np.complex128]:
     place = np.zeros(theta.shape[:-1], dtype=complex)
     heading = np.zeros(theta.shape[:-1])
     places = [place]
-    for i, length in enumerate(body.lengths):
+    for i in range(theta.shape[-1]):
         heading = heading + theta[..., i]
-        place = place + length * (np.cos(heading) + 1j * np.sin(heading))
+        place = place + body.lengths[..., i] * (np.cos(heading) + 1j * np.sin(heading))
         places.append(place)
     return np.stack(places, -1)
 
@@ -57,12 +60,12 @@ def clearance(body: Body, theta: Array, circles: Array) -> Array:
     for k in range(circles.shape[-2]):
         x, y, r = (circles[..., k, i] for i in range(3))
         centre = x + 1j * y
-        for i in range(len(body.lengths)):
+        for i in range(theta.shape[-1]):
             link, to_centre = points[..., i + 1] - points[..., i], centre - points[..., i]
             along = (link.conj() * to_centre).real
-            across = np.abs((link.conj() * to_centre).imag) / body.lengths[i]
+            across = np.abs((link.conj() * to_centre).imag) / body.lengths[..., i]
             ends = np.minimum(np.abs(to_centre), np.abs(to_centre - link))
-            beside = (along > 0) & (along < body.lengths[i] ** 2)
+            beside = (along > 0) & (along < body.lengths[..., i] ** 2)
             least = np.minimum(least, np.where(beside, across, ends) - r - body.link_radius)
     return least
 
@@ -90,10 +93,12 @@ def unsafe(body: Body, theta: Array, circles: Array) -> NDArray[np.bool_]:
     return np.asarray(touching | ~(excess(body, theta) <= 0))
 
 
-def unsafe_steps(body: Body, start: Array, end: Array, circles: Array) -> NDArray[np.bool_]:
+def unsafe_steps(
+    body: Body, start: Array, end: Array, circles: Array, moments: Array = ALONG_STEP
+) -> NDArray[np.bool_]:
     """Return which straight joint-space steps, (*batch, n) to (*batch, n), have an unsafe moment, (*batch,)."""
     bad = np.zeros(start.shape[:-1], dtype=bool)
-    for share in ALONG_STEP:
+    for share in moments:
         theta = start + share * (end - start)
         beyond = excess(body, theta) > 1e-12  # round-off of this very line: both ends are judged without it
         bad |= ~(clearance(body, theta, circles) > 0) | beyond

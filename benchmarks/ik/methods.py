@@ -13,9 +13,9 @@ from robotics import Circles, PlanarArm, oracle
 from robotics.convex import CIDGIK, Relaxation
 from robotics.convex.answering import home
 from robotics.models import HeadsQP, IKAnswer, IKStatus, check_answer
-from robotics.models.heads_qp import refine
 from robotics.solvers import SLSQP, DampedLeastSquares, DifferentialIK, LevenbergMarquardt, Portfolio
 from robotics.starts import diverse_starts
+from robotics.steps import refine
 
 from .networks import Networks
 
@@ -218,6 +218,8 @@ def registry() -> list[Method]:
             build=from_solver(lambda _, n: n.layered(SEQUENTIAL, 10)),
             candidates=_start_candidates,
         ),
+        Method(name="1 trained head that sees the circles, 10 certified layers, check",
+               build=from_solver(lambda _, n: n.heads(1))),
         Method(
             name="8 trained heads, 10 certified layers, check",
             build=from_solver(lambda _, n: n.heads(HEADS)),

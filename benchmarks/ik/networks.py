@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from robotics import Circles, DatasetConfig, IKDataset, PlanarArm, make_dataset
-from robotics.head_training import train_heads
+from robotics.head_training import STEPS, train_heads
 from robotics.joint_training import train_as_duka
 from robotics.models import MLP, MLPQP, HeadsQP, build_model
 from robotics.training import TrainingConfig, copy_network, fit
@@ -30,6 +30,7 @@ class Budget:
     Attributes:
         samples: of the training set, 70/15/15, at joint angles uniform within the limits and clear of the circles.
         epochs: of the networks alone.
+        learning_rate: of the networks alone, at the start.
         layer_epochs: of the models with programs, from the trained network, on `layer_samples` targets each.
         layer_samples: see there.
         duka_samples: of Duka's network.
@@ -37,12 +38,13 @@ class Budget:
         seed: of data, weights and order.
     """
 
-    samples: int = 4000
-    epochs: int = 100
+    samples: int = 16_000
+    epochs: int = 200
+    learning_rate: float = 1e-2
     layer_epochs: int = 4
     layer_samples: int = 1024
     duka_samples: int = 1000
-    head_steps: int = 3000
+    head_steps: int = STEPS
     seed: int = 0
 
 
@@ -135,10 +137,10 @@ class Networks:
         data: IKDataset = self._models[inputs]
         return data
 
-    def _plan(self, epochs: int | None = None, samples: int | None = None, rate: float = 5e-3) -> TrainingConfig:
+    def _plan(self, epochs: int | None = None, samples: int | None = None, rate: float | None = None) -> TrainingConfig:
         return TrainingConfig(
             epochs=epochs or self.budget.epochs,
-            learning_rate=rate,
+            learning_rate=rate or self.budget.learning_rate,
             epoch_samples=samples,
             validation_samples=256,
             seed=self.budget.seed,

@@ -63,7 +63,11 @@ def all_cells() -> list[str]:
 
 
 def scene(arm: PlanarArm, k: int, seed: int = 0) -> Circles:
-    """Return k circles of radius U[0.1, 0.4] mean links, whole or in part in the workspace, and clear of the base."""
+    """Return k circles of radius U[0.1, 0.4] mean links, whole or in part in the workspace, and clear of the base.
+
+    Distances are uniform, not areas as in `head_training.random_scenes`: circles crowd near the base, where they block
+    most, and heads are judged on scenes of another kind than they were trained on. Hashes of the tables hold them.
+    """
     generator = torch.Generator().manual_seed(1000 * seed + k)
     link = arm.reach / arm.num_links
     radii, distance, azimuth = torch.rand(3, k, generator=generator, dtype=torch.float64)

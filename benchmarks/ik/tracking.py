@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -65,11 +64,7 @@ def _score(name: str, arm: PlanarArm, theta: Tensor, poses: Tensor, circles: Cir
     joined = (there[1:] & there[:-1]).nonzero()[:, 0].numpy()
     start, end = theta.numpy()[joined], theta.numpy()[joined + 1]
     rows = torch.cat((circles.centers, circles.radii[:, None]), -1).numpy()[None]
-    parts = np.linspace(0, 1, 5)  # nine moments in each of four parts of a step
-    bad = np.zeros(len(joined), dtype=bool)
-    for first, last in pairwise(parts):
-        here, there_after = (start + share * (end - start) for share in (first, last))
-        bad |= independent.unsafe_steps(body_of(arm), here, there_after, rows)
+    bad = independent.unsafe_steps(body_of(arm), start, end, rows, np.linspace(0, 1, 33))
     return TrackRow(
         scene=circles.radii.shape[-1],
         method=name,

@@ -9,12 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from robotics.arm import PlanarArm
-from robotics.checks import require
+from robotics.checks import check_count, require
 from robotics.convex.answering import ConvexAnswer, answer_each, home, solved
 from robotics.convex.chain import Array, Chain, View
 from robotics.models.answer import IKAnswer
 from robotics.obstacles import Circles
-from robotics.solvers.base import check_count
 
 DIMENSION = 2
 RANK_REACHED = 1e-7  # third over second eigenvalue: no round makes it better

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
-from robotics.checks import require
+from robotics.checks import check_count, require
 from robotics.convex.answering import ConvexAnswer, answer_each, home, solved
 from robotics.convex.chain import Array, Chain, View
 from robotics.models.answer import IKAnswer, IKStatus
 from robotics.obstacles import Circles
-from robotics.solvers.base import check_count
 
 Monomial = tuple[int, ...]
 
@@ -172,10 +171,3 @@ class _Moments:
 
 def _times(a: Monomial, b: Monomial) -> Monomial:
     return tuple(sorted(a + b))
-
-
-def anchors_near(arm: PlanarArm, theta: Tensor, distance: float, generator: torch.Generator) -> Tensor:
-    """Return anchors within a distance [rad] of postures `(N, n)` in every joint, inside the limits."""
-    noise = 2 * torch.rand(theta.shape, generator=generator, dtype=theta.dtype) - 1
-    lower, upper = arm.limits_tensor(theta)
-    return (theta + distance * noise).clamp(lower, upper)

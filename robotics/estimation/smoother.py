@@ -22,7 +22,7 @@ from torch import Tensor
 from implicit_layers import QPProblem, SolveStatus
 from robotics.estimation.model import LinearGaussianModel
 from robotics.obstacles import Circles
-from robotics.steps import solve_quietly
+from robotics.programs import solve_quietly
 
 ROUNDS = 8  # programs whose half-planes are renewed: the cost falls from the second on, and has settled by then
 

@@ -11,7 +11,7 @@ from implicit_layers import SolveStatus
 from robotics.arm import PlanarArm
 from robotics.ik_qp import ClearanceRows, build_step
 from robotics.learned_constraints.shapes import Shape
-from robotics.steps import solve_quietly
+from robotics.programs import solve_quietly
 
 SLACK_WEIGHT = 10.0  # price of a broken row: above any multiplier, so that rows hold wherever they can
 NO_ROWS = torch.zeros(0, dtype=torch.long)

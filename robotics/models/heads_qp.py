@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -14,7 +13,7 @@ from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach
 from robotics.models.heads import Heads
 from robotics.models.mlp import INPUTS
 from robotics.obstacles import Circles
-from robotics.steps import certified_step, certified_steps, escape
+from robotics.steps import refine
 
 TRAINED_LAYERS = 2  # as in `mlp_qp`
 CHUNK = 2048
@@ -104,14 +103,6 @@ class HeadsQP(nn.Module):
             theta[left[better]], error[left[better]] = again[better], found[better]
             used[left[found <= tolerance]] = number + 1
         return theta, used
-
-
-def refine(arm: PlanarArm, start: Tensor, targets: Tensor, circles: Circles, layers: int) -> Tensor:
-    """Return where certified steps lead from starts `(*batch, n)`; those in a circle leave it first."""
-    if start.ndim == 1:  # the escape picks elements of a batch
-        return refine(arm, start[None], targets[None], circles, layers)[0]
-    theta = escape(arm, start.clamp(*arm.limits_tensor(start)), targets, circles)
-    return certified_steps(theta, targets, circles, layers, partial(certified_step, arm))
 
 
 def _chosen(starts: Tensor, head: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from robotics.arm import PlanarArm
+from robotics.checks import check_count
 from robotics.ik_qp import MARGIN, task_error
 from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
 from robotics.models.mlp import INPUTS, MLP
 from robotics.obstacles import Circles
 from robotics.starts import diverse_starts
-from robotics.steps import certified_step, certified_steps, escape, soft_step
+from robotics.steps import refine, soft_step
 
 MODES = ("one-shot", "sequential")
 TRAINED_LAYERS = 2  # the gradient passes through so many layers: after more, the tip error is too small to teach
@@ -39,8 +40,7 @@ class MLPQP(nn.Module):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
-        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
-            raise ValueError(f"layers: expected a positive integer, found {layers!r}")
+        check_count("layers", layers)
         self.network, self.mode, self.layers = network, mode, layers
         self.arm: PlanarArm = network.arm
         self.inputs: str = network.inputs
@@ -110,14 +110,7 @@ class MLPQP(nn.Module):
         return torch.where(is_safe(self.arm, theta, circles), error, torch.inf)
 
     def _refine(self, start: Tensor, targets: Tensor, circles: Circles, layers: int) -> Tensor:
-        if start.ndim == 1:  # the escape picks elements of a batch
-            return self._refine(start[None], targets[None], circles, layers)[0]
+        if self.mode == "sequential":
+            return refine(self.arm, start, targets, circles, layers)
         lower, upper = self.arm.limits_tensor(start)
-        theta = start.clamp(lower, upper)
-        if self.mode == "one-shot":
-            return soft_step(self.arm, theta, targets, circles, MARGIN)
-        theta = escape(self.arm, theta, targets, circles)
-        return certified_steps(theta, targets, circles, layers, self._certified_step)
-
-    def _certified_step(self, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
-        return certified_step(self.arm, theta, targets, circles)
+        return soft_step(self.arm, start.clamp(lower, upper), targets, circles, MARGIN)

@@ -70,7 +70,14 @@ def answer_with_restarts(
     return check_answer(arm, best, targets, circles, tolerance)
 
 
-def check_count(name: str, value: object) -> None:
-    """Raise ValueError unless an option is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected a positive integer, found {value!r}")
+def closest_point_rows(arm: PlanarArm, theta: Tensor, circles: Circles) -> tuple[Tensor, Tensor]:
+    """Return the clearance of every link to every circle and its slope, of reach: `(*batch, n k)`, `(*batch, n k, n)`.
+
+    The slope is that of the closest point, taken as fixed to its link.
+    """
+    points, jacobians = arm.points(theta), arm.point_jacobians(theta)
+    witness = circles.witness(points, arm.link_radius)
+    share = witness.t[..., None, None]
+    J = (1 - share) * jacobians[..., :-1, None, :, :] + share * jacobians[..., 1:, None, :, :]
+    slope = (witness.normal[..., None, :] @ J)[..., 0, :].flatten(-3, -2) / arm.reach
+    return witness.clearance.flatten(-2) / arm.reach, slope

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from implicit_layers import QPProblem, SolveStatus
 from robotics.arm import PlanarArm
-from robotics.ik_qp import task_error
-from robotics.least_squares import task_jacobian
+from robotics.checks import check_count
+from robotics.ik_qp import task_error, task_jacobian
 from robotics.models.answer import IKAnswer
 from robotics.obstacles import Circles
-from robotics.solvers.base import answer_with_restarts, check_count
-from robotics.steps import solve_quietly
+from robotics.programs import solve_quietly
+from robotics.solvers.base import answer_with_restarts, closest_point_rows
 
 
 @final
@@ -69,24 +69,15 @@ class DifferentialIK:
         lower, upper = self.arm.limits_tensor(theta)
         J, e = task_jacobian(self.arm, theta, targets.shape[-1]), task_error(self.arm, theta, targets)
         eye = torch.eye(self.arm.num_links, dtype=theta.dtype, device=theta.device)
-        room, slope = self._closest_rows(theta, circles)
+        clearance, slope = closest_point_rows(self.arm, theta, circles)
         problem = QPProblem(
             J.mT @ J + self.damping * eye,
             (J.mT @ e[..., None])[..., 0],
             -slope,
-            room.clamp(min=0),  # a start inside a circle goes no deeper
+            (clearance - self.margin).clamp(min=0),  # a start inside a circle goes no deeper
             lb=(lower - theta).clamp(min=-self.speed),
             ub=(upper - theta).clamp(max=self.speed),
         )
         solution = solve_quietly(problem)
         step = torch.where((solution.status == SolveStatus.SOLVED)[:, None], solution.x, 0.0)
         return (theta + step).clamp(lower, upper)
-
-    def _closest_rows(self, theta: Tensor, circles: Circles) -> tuple[Tensor, Tensor]:
-        """Return clearance less margin and its slope, of reach, of every link and circle: (N, n k), (N, n k, n)."""
-        points, jacobians = self.arm.points(theta), self.arm.point_jacobians(theta)
-        witness = circles.witness(points, self.arm.link_radius)
-        share = witness.t[..., None, None]
-        J = (1 - share) * jacobians[:, :-1, None] + share * jacobians[:, 1:, None]
-        slope = (witness.normal[..., None, :] @ J)[..., 0, :].flatten(1, 2) / self.arm.reach
-        return witness.clearance.flatten(1) / self.arm.reach - self.margin, slope

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
+from robotics.checks import check_count
 from robotics.ik_qp import MARGIN, task_error
 from robotics.models.answer import IKAnswer, IKStatus, check_answer, check_batch, in_reach, is_safe
 from robotics.obstacles import Circles
 from robotics.search import find_postures
-from robotics.solvers.base import Solver, check_count
+from robotics.solvers.base import Solver
 from robotics.starts import diverse_starts
-from robotics.steps import certified_step, certified_steps, escape, soft_step
+from robotics.steps import refine, soft_step
 
 FIRST_WEIGHT = 0.01  # of the slacks, doubled at every soft step: at first a circle hardly hinders
 FINISH = 2  # certified steps after the soft ones
@@ -120,8 +120,7 @@ class Portfolio:
         certified = self.layers if stage == Stage.CERTIFIED else FINISH
         for k in range(self.layers - certified if stage != Stage.CERTIFIED else 0):
             theta = soft_step(self.arm, theta, targets, circles, MARGIN, FIRST_WEIGHT * 2.0**k)
-        theta = escape(self.arm, theta, targets, circles)
-        return certified_steps(theta, targets, circles, certified, partial(certified_step, self.arm))
+        return refine(self.arm, theta, targets, circles, certified)
 
     def _ask_oracle(self, left: Tensor, aim: Tensor, circles: Circles, theta: Tensor, stage: Tensor) -> Tensor:
         """Fill in the oracle's postures; return the indices of targets that it has proved infeasible."""

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
+from robotics.checks import check_count
 from robotics.least_squares import damped_least_squares, levenberg_marquardt
 from robotics.models.answer import IKAnswer
 from robotics.obstacles import Circles
-from robotics.solvers.base import answer_with_restarts, check_count
+from robotics.solvers.base import answer_with_restarts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
-from robotics.checks import require
-from robotics.ik_qp import task_error
-from robotics.least_squares import task_jacobian
+from robotics.checks import check_count, require
+from robotics.ik_qp import task_error, task_jacobian
 from robotics.models.answer import IKAnswer
 from robotics.obstacles import Circles
-from robotics.solvers.base import answer_with_restarts, check_count
+from robotics.solvers.base import answer_with_restarts, closest_point_rows
 
 
 @final
@@ -85,12 +84,7 @@ class SLSQP:
             return (clearance.flatten() / arm.reach - self.margin).numpy()
 
         def room_slope(x: Any) -> Any:
-            theta = torch.from_numpy(x)
-            jacobians = arm.point_jacobians(theta)
-            witness = circles.witness(arm.points(theta), arm.link_radius)
-            share = witness.t[..., None, None]
-            J = (1 - share) * jacobians[:-1, None] + share * jacobians[1:, None]
-            return ((witness.normal[..., None, :] @ J)[..., 0, :].flatten(0, 1) / arm.reach).numpy()
+            return closest_point_rows(arm, torch.from_numpy(x), circles)[1].numpy()
 
         constraints = [{"type": "ineq", "fun": room, "jac": room_slope}] if circles.radii.numel() else []
         options = {"maxiter": self.iterations, "ftol": 1e-20}
