@@ -158,7 +158,7 @@ def test_where_one_elbow_alone_is_allowed_the_others_anchor_fails_and_the_next_o
     assert first.certified.double().mean() < 0.5
     assert found.certified.all()
     assert torch.equal(asked, torch.where(first.certified, 1, 2))
-    assert_sound(UNIT, found.answer, targets, NO_CIRCLES)
+    assert_sound(UNIT, found.answer, targets, NO_CIRCLES, 1e-6)
     assert torch.allclose(found.answer.theta, right, atol=1e-5)
 
 
@@ -169,7 +169,7 @@ def test_anchors_of_pose_heads_are_certified_and_valid(generator):
     with torch.no_grad():
         anchors = network.ranked(targets, scene)
     found, asked = Relaxation(arm=UNIT).answer_in_turn(anchors, targets, scene, 1e-6)
-    assert_sound(UNIT, found.answer, targets, scene)
+    assert_sound(UNIT, found.answer, targets, scene, 1e-6)
     assert found.certified.double().mean() >= 0.99
     assert asked.double().mean() < 1.2
 

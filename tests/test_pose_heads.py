@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import math
 
-import numpy as np
 import pytest
 import torch
+from checker import assert_sound
 from click.testing import CliRunner
 
-from benchmarks.ik import independent, poses
-from benchmarks.ik.safety import body_of
+from benchmarks.ik import poses
 from robotics import Circles, PlanarArm
 from robotics.arm import wrap_angle
 from robotics.cli import main
@@ -19,8 +18,8 @@ from robotics.head_training import random_scenes, train_heads
 from robotics.ik_qp import task_error
 from robotics.models import Heads, HeadsQP, IKStatus, build_model
 from robotics.models.answer import is_safe
-from robotics.models.heads_qp import refine
 from robotics.runs import load_run
+from robotics.steps import refine
 from robotics.training import copy_network
 
 UNIT, DUKA, SIX = PlanarArm.unit(), PlanarArm.duka(), PlanarArm.chain(6)
@@ -41,19 +40,6 @@ def safe_poses(arm, num, circles, generator):
     theta, scene = arm.sample(num, generator), random_scenes(arm, num, circles, generator)
     keep = is_safe(arm, theta, scene)
     return theta[keep], scene.pick(keep)
-
-
-def assert_sound(arm, answer, targets, scene):
-    """No answer is unsafe and what is SOLVED is at its pose, in arithmetic of another file."""
-    body, theta = body_of(arm), answer.theta.numpy()
-    given = ~np.isnan(theta).any(-1)
-    circles = torch.cat((scene.centers, scene.radii[..., None]), -1).expand(len(theta), -1, 3).numpy()
-    assert (independent.excess(body, theta[given]) <= 0).all()
-    assert (independent.clearance(body, theta[given], circles[given]) > 0).all()
-    solved = (answer.status == IKStatus.SOLVED).numpy()
-    assert (independent.tip_distance(body, theta, targets.numpy())[solved] <= TOLERANCE * arm.reach).all()
-    turn = np.exp(1j * (theta.sum(-1) - targets[:, 2].numpy()))
-    assert (abs(np.angle(turn))[solved] <= TOLERANCE).all()
 
 
 # --- labels and starts ----------------------------------------------------------------------------------
@@ -145,7 +131,7 @@ def test_poses_of_safe_postures_are_solved_and_answers_are_sound(arm, heads, gen
     theta, scene = safe_poses(arm, 80, 3, generator)
     targets = arm.pose(theta)
     answer, used = model.answer_with_heads(targets, scene, TOLERANCE)
-    assert_sound(arm, answer, targets, scene)
+    assert_sound(arm, answer, targets, scene, TOLERANCE)
     solved = answer.status == IKStatus.SOLVED
     assert torch.equal(solved, used <= heads)
     assert solved.double().mean() > 0.95

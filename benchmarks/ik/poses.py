@@ -21,8 +21,8 @@ from robotics.head_training import random_scenes, train_heads
 from robotics.ik_qp import task_error
 from robotics.models import HeadsQP, IKStatus
 from robotics.models.answer import is_safe
-from robotics.models.heads_qp import refine
 from robotics.starts import diverse_starts
+from robotics.steps import refine
 
 from ..report import RESULTS, write_csv
 from .queries import ARMS
