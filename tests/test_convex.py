@@ -9,6 +9,7 @@ from checker import assert_sound, np_clearance, np_points
 from test_oracle import scenes
 
 from robotics import Circles, PlanarArm
+from robotics.head_training import train_heads
 from robotics.models import IKStatus
 
 cp = pytest.importorskip("cvxpy")
@@ -139,6 +140,59 @@ def test_far_anchors_lose_exactness_at_order_one_and_not_at_order_two(generator)
         shares.append(float(found.certified.double().mean()))
     assert 0.5 < shares[0] < 0.95
     assert shares[1] == 1
+
+
+def test_where_one_elbow_alone_is_allowed_the_others_anchor_fails_and_the_next_one_is_asked(generator):
+    targets = UNIT.pose(UNIT.sample(1500, generator))
+    postures, _ = UNIT.inverse(targets)
+    largest = postures.abs().amax(-1) - math.radians(170)  # (goals, elbow)
+    inside, beyond = (largest < -0.05) & (postures[..., 1].sin().abs() > 0.2), largest > 0.05
+    alone = (inside.flip(-1) & beyond).nonzero()[:GOALS]
+    targets, wrong = targets[alone[:, 0]], postures[alone[:, 0], alone[:, 1]]
+    right = postures[alone[:, 0], 1 - alone[:, 1]]
+    anchors = torch.stack((wrong, anchors_near(UNIT, right, 0.1, generator)), 1)
+    relaxation = Relaxation(arm=UNIT)
+    first = relaxation.answer_near(wrong, targets, NO_CIRCLES, 1e-6)
+    found, asked = relaxation.answer_in_turn(anchors, targets, NO_CIRCLES, 1e-6)
+    assert len(targets) >= 20
+    assert first.certified.double().mean() < 0.5
+    assert found.certified.all()
+    assert torch.equal(asked, torch.where(first.certified, 1, 2))
+    assert_sound(UNIT, found.answer, targets, NO_CIRCLES, 1e-6)
+    assert torch.allclose(found.answer.theta, right, atol=1e-5)
+
+
+def test_anchors_of_pose_heads_are_certified_and_valid(generator):
+    theta, scene = clear_goals(UNIT, 100, 3, generator)
+    targets = UNIT.pose(theta)
+    network = train_heads(UNIT, 2, inputs="xytheta", hidden=32, steps=200, batch_size=64)
+    with torch.no_grad():
+        anchors = network.ranked(targets, scene)
+    found, asked = Relaxation(arm=UNIT).answer_in_turn(anchors, targets, scene, 1e-6)
+    assert_sound(UNIT, found.answer, targets, scene, 1e-6)
+    assert found.certified.double().mean() >= 0.99
+    assert asked.double().mean() < 1.2
+
+
+def test_anchors_in_turn_keep_rows_apart(generator):
+    targets = f64([[2.0, 3.5, 0.3], [9.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [2.0, 3.0, 0.2], [2.0, 3.0, 0.2]])
+    anchors = DUKA.inverse(targets)[0][:, :1].expand(-1, 3, 3).clone().nan_to_num()
+    anchors[3] = math.nan  # no anchor, no answer
+    anchors[4, 0] = math.nan
+    found, asked = Relaxation(arm=DUKA).answer_in_turn(anchors, targets, NO_CIRCLES)
+    expected = [IKStatus.SOLVED, IKStatus.UNREACHABLE, IKStatus.INVALID_INPUT, IKStatus.NO_SAFE_ANSWER, IKStatus.SOLVED]
+    assert found.answer.status.tolist() == expected
+    assert found.certified.tolist() == [True, False, False, False, True]
+    assert asked.tolist() == [1, 1, 1, 3, 2]
+    empty, asked = Relaxation(arm=DUKA).answer_in_turn(anchors[:0], targets[:0], NO_CIRCLES)
+    assert len(empty.answer.theta) == len(asked) == 0
+    for wrong, message in (
+        (anchors[:, 0], r"^anchors: expected shape \(N, H, n\) with H >= 1, found \(5, 3\)$"),
+        (anchors[:, :0], r"^anchors: expected shape \(N, H, n\) with H >= 1, found \(5, 0, 3\)$"),
+        (anchors[:4], r"^anchors: expected shape \(5, 3\), found \(4, 3\)$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Relaxation(arm=DUKA).answer_in_turn(wrong, targets, NO_CIRCLES)
 
 
 def test_positions_have_answers_too(generator):
