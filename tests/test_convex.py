@@ -167,7 +167,7 @@ def test_anchors_of_pose_heads_are_certified_and_valid(generator):
     targets = UNIT.pose(theta)
     network = train_heads(UNIT, 2, inputs="xytheta", hidden=32, steps=200, batch_size=64)
     with torch.no_grad():
-        anchors = network.ranked(targets, scene)
+        anchors = network.ranked(network(targets, scene), targets, scene)
     found, asked = Relaxation(arm=UNIT).answer_in_turn(anchors, targets, scene, 1e-6)
     assert_sound(UNIT, found.answer, targets, scene, 1e-6)
     assert found.certified.double().mean() >= 0.99

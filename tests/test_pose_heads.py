@@ -67,7 +67,8 @@ def test_every_start_has_the_orientation_and_the_order_is_by_promise(arm, heads,
     theta, scene = safe_poses(arm, 40, 2, generator)
     targets = arm.pose(theta)
     with torch.no_grad():
-        starts, ranked = network(targets, scene), network.ranked(targets, scene)
+        starts = network(targets, scene)
+        ranked = network.ranked(starts, targets, scene)
     assert wrap_angle(arm.orientation(starts) - targets[:, 2:]).abs().max() < ROUND_OFF
     lower, upper = arm.limits_tensor(starts)
     middle = (lower + upper) / 2
@@ -156,7 +157,9 @@ def test_training_on_poses_makes_the_error_small(generator):
     targets = UNIT.pose(UNIT.sample(300, generator))
     before = Heads(UNIT, 2, 32, "xytheta")
     error, untrained = (
-        task_error(UNIT, each.ranked(targets, NO_CIRCLES)[:, 0], targets).norm(dim=-1).median()
+        task_error(UNIT, each.ranked(each(targets, NO_CIRCLES), targets, NO_CIRCLES)[:, 0], targets)
+        .norm(dim=-1)
+        .median()
         for each in (trained(), before)
     )
     assert error < 0.35 * untrained

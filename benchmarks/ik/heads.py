@@ -129,8 +129,7 @@ def _starts_needed(
     arm = model.arm
     starts = torch.stack(list(diverse_starts(arm, targets, scene, num, seed)), -2)
     if ranked:
-        order = model.network.promise(starts, targets, scene).argsort(dim=-1, stable=True)
-        starts = starts.take_along_dim(order[..., None], -2)
+        starts = model.network.ranked(starts, targets, scene)
     needed = torch.full((len(targets),), num + 1)
     for number, each in enumerate(starts.unbind(-2), 1):
         left = (needed > num).nonzero()[:, 0]

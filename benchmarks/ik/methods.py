@@ -167,7 +167,8 @@ def _sdp(order: int, anchors: int | None) -> Callable[[PlanarArm, Networks], Ans
             if anchors == 0:
                 found = program.answer_near(home(arm, targets), targets, circles, TOLERANCE)
             else:
-                near = _pose_heads(arm, networks).network.ranked(targets, circles)[:, :anchors]
+                network = _pose_heads(arm, networks).network
+                near = network.ranked(network(targets, circles), targets, circles)[:, :anchors]
                 found, _ = program.answer_in_turn(near, targets, circles, TOLERANCE)
             return Answered(found.answer, found.certified)
 

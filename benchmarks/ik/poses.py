@@ -132,6 +132,9 @@ def _programs(model: HeadsQP) -> dict[str, Ask]:
     """The same program near other anchors."""
     arm, program = model.arm, Relaxation(arm=model.arm)
 
+    def ranked(targets: Tensor, scene: Circles) -> Tensor:
+        return model.network.ranked(model.network(targets, scene), targets, scene)
+
     def refined(targets: Tensor, scene: Circles) -> Tensor:
         number = model.network.heads
         every = torch.arange(len(targets)).repeat_interleave(number)
@@ -143,7 +146,7 @@ def _programs(model: HeadsQP) -> dict[str, Ask]:
 
     anchors: dict[str, Callable[[Tensor, Circles], Tensor]] = {
         "SDP, home anchor": lambda targets, _: home(arm, targets)[:, None],
-        "SDP, heads' anchors in turn": model.network.ranked,
+        "SDP, heads' anchors in turn": ranked,
         f"SDP, best head after {REFINED} certified layers": refined,
     }
     if arm.num_links == 3:

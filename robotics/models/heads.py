@@ -95,9 +95,9 @@ class Heads(nn.Module):
         last = targets[..., 2:] - theta.sum(-1)
         return torch.cat((theta, (middle[-1] + wrap_angle(last - middle[-1]))[..., None]), -1)
 
-    def ranked(self, targets: Tensor, circles: Circles) -> Tensor:
-        """Return the starts inside the limits, `(*batch, H, n)` [rad], the most promising one first."""
-        starts = self(targets, circles).clamp(*self.arm.limits_tensor(targets))
+    def ranked(self, starts: Tensor, targets: Tensor, circles: Circles) -> Tensor:
+        """Return starts `(*batch, H, n)` inside the limits, the most promising one first; see `promise`."""
+        starts = starts.clamp(*self.arm.limits_tensor(starts))
         order = self.promise(starts, targets, circles).argsort(dim=-1, stable=True)
         ordered: Tensor = starts.take_along_dim(order[..., None], -2)
         return ordered
@@ -108,7 +108,8 @@ class Heads(nn.Module):
         Where an interval of answers is narrow, heads end up to both sides of it more often than in it.
         """
         sectors = starts.unflatten(-2, (self.num_bends, self.sectors))
-        return ((sectors[..., 1:, :] + sectors[..., :-1, :]) / 2).flatten(-3, -2)
+        midway: Tensor = (sectors[..., 1:, :] + sectors[..., :-1, :]) / 2
+        return midway.flatten(-3, -2)
 
     def cost(self, starts: Tensor, targets: Tensor, circles: Circles) -> Tensor:
         """Return what starts `(*batch, H, n)` lack, `(*batch, H)`: tip error, excess, depth and distance to the label.
@@ -127,7 +128,8 @@ class Heads(nn.Module):
         """
         cost = self.cost(starts, targets, circles).sort(-1).values
         weights = FAVOUR ** torch.arange(self.heads).to(cost)
-        return (cost @ (weights / weights.sum())).mean()
+        loss: Tensor = (cost @ (weights / weights.sum())).mean()
+        return loss
 
     def promise(self, starts: Tensor, targets: Tensor, circles: Circles) -> Tensor:
         """Return the tip error of starts plus how far they are below the wanted clearance, `(*batch, H)`, of reach."""

@@ -102,8 +102,7 @@ class HeadsQP(nn.Module):
         tried = 0
         for group in (starts, self.network.between(starts)):
             asked = (finite & (error > tolerance)).nonzero()[:, 0]
-            ranked = _ranked(group[asked], self.network.promise(group[asked], aim[asked], circles.pick(asked)))
-            for start in ranked.unbind(-2):
+            for start in self.network.ranked(group[asked], aim[asked], circles.pick(asked)).unbind(-2):
                 tried += 1
                 mine = (error[asked] > tolerance) & (hopeful[asked] if tried > 1 else finite[asked])
                 left = asked[mine]
@@ -118,11 +117,6 @@ class HeadsQP(nn.Module):
                 used[left[found <= tolerance]] = tried
             tried = self.network.heads
         return theta, used
-
-
-def _ranked(starts: Tensor, promise: Tensor) -> Tensor:
-    """Return starts `(*batch, S, n)`, the one of the least tip error and depth first."""
-    return starts.take_along_dim(promise.argsort(dim=-1, stable=True)[..., None], -2)
 
 
 def _chosen(starts: Tensor, head: Tensor) -> Tensor:
