@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from robotics import oracle
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.arm import PlanarArm, principal_angle, wrap_angle
 from robotics.ik_qp import build_step, clearance_rows
 from robotics.models.answer import in_reach, is_safe
 from robotics.obstacles import Circles
@@ -191,7 +191,7 @@ def _judge(
     error = (arm.tip(theta) - targets[..., :2]).norm(dim=-1)
     reached = error <= tolerance * arm.reach
     if targets.shape[-1] == 3:
-        reached &= wrap_angle(arm.orientation(theta) - targets[..., 2]).abs() <= tolerance
+        reached &= wrap_angle(arm.orientation(theta) - principal_angle(targets[..., 2])).abs() <= tolerance
     status = torch.where(reached, int(TrackStatus.REACHED), int(TrackStatus.NOT_REACHED))
     finite = targets.isfinite().all(-1)
     missed = (~reached & finite).nonzero(as_tuple=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.arm import PlanarArm, principal_angle, wrap_angle
 from robotics.obstacles import Circles
 
 CHECK_MARGIN = 1e-9  # of reach: an independent check in other arithmetic must come to the same verdict
@@ -37,7 +37,7 @@ _ADVICE = {
     IKStatus.NOT_REACHED: "safe, but the tip is further from the target than the tolerance",
     IKStatus.COLLISION: "some link touches a circle",
     IKStatus.LIMIT_VIOLATION: "some joint is beyond its limits",
-    IKStatus.UNREACHABLE: "the target is outside the ring that the arm's lengths can reach",
+    IKStatus.UNREACHABLE: "the lengths of the links alone keep the target out of reach, whatever limits and circles",
     IKStatus.INVALID_INPUT: "the target is not a finite number",
     IKStatus.NO_SAFE_ANSWER: "no posture found that is inside the limits and clear of the circles",
     IKStatus.INFEASIBLE: "proved: every posture at the target breaks a limit or touches a circle",
@@ -92,7 +92,7 @@ def check_answer(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circle
     error = (arm.tip(theta) - targets[:, :2]).norm(dim=-1)
     reached = error <= tolerance * arm.reach
     if targets.shape[-1] == 3:
-        reached &= wrap_angle(arm.orientation(theta) - targets[:, 2]).abs() <= tolerance
+        reached &= wrap_angle(arm.orientation(theta) - principal_angle(targets[:, 2])).abs() <= tolerance
     clearance = circles.clearance(arm.points(theta), arm.link_radius)
     status = torch.where(reached, int(IKStatus.SOLVED), int(IKStatus.NOT_REACHED))
     for verdict, holds in (  # the later, the graver
@@ -108,8 +108,17 @@ def check_answer(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circle
 
 
 def in_reach(arm: PlanarArm, targets: Tensor, tolerance: float) -> Tensor:
-    """Return whether positions are in the ring that the lengths allow, up to the tolerance, of reach."""
-    distance: Tensor = targets[:, :2].norm(dim=-1)
-    inner = max(0.0, 2 * max(arm.lengths) - arm.reach)
-    slack = tolerance * arm.reach
-    return (distance <= arm.reach + slack) & (distance >= inner - slack)
+    """Return whether the lengths alone allow targets, up to the tolerance, of reach and rad.
+
+    All links together get the tip to every position in a ring, and no other. A pose is allowed where its wrist, which
+    it fixes, is in the ring of the links before the last.
+    """
+    lengths, wrist, slack = arm.lengths, targets[:, :2], tolerance * arm.reach
+    if targets.shape[-1] == 3:
+        *lengths, last = arm.lengths
+        angle = principal_angle(targets[:, 2])
+        wrist = wrist - last * torch.stack((angle.cos(), angle.sin()), -1)
+        slack += tolerance * last
+    far, distance = sum(lengths), wrist.norm(dim=-1)
+    inner = max(0.0, 2 * max(lengths, default=0.0) - far)
+    return (distance <= far + slack) & (distance >= inner - slack)
