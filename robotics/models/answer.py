@@ -115,10 +115,11 @@ def in_reach(arm: PlanarArm, targets: Tensor, tolerance: float) -> Tensor:
     """
     lengths, wrist, slack = arm.lengths, targets[:, :2], tolerance * arm.reach
     if targets.shape[-1] == 3:
-        *lengths, last = arm.lengths
+        lengths, last = arm.lengths[:-1], arm.lengths[-1]
         angle = principal_angle(targets[:, 2])
         wrist = wrist - last * torch.stack((angle.cos(), angle.sin()), -1)
         slack += tolerance * last
     far, distance = sum(lengths), wrist.norm(dim=-1)
     inner = max(0.0, 2 * max(lengths, default=0.0) - far)
-    return (distance <= far + slack) & (distance >= inner - slack)
+    inside: Tensor = (distance <= far + slack) & (distance >= inner - slack)
+    return inside
