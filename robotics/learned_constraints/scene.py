@@ -11,8 +11,6 @@ from torch import Tensor
 from robotics.learned_constraints.shapes import CIRCLES, Shape, circles_of
 from robotics.obstacles import Circles
 
-CONFIDENCE = 0.95
-
 
 class FitStatus(IntEnum):
     """Whether the demonstrations determine an obstacle."""
@@ -41,12 +39,12 @@ class LearnedScene(NamedTuple):
         numbers: `(k, size)`, as the shape takes them.
         status: `FitStatus` of each obstacle, `(k,)`.
         active: the obstacle that stopped each demonstration, -1 where none did, -2 where it was left out, `(N,)`.
-        residual: root mean square of the difference of steps on the training part [rad].
-        margin: distance [m] by which obstacles must grow for no held-out demonstration to show one larger; infinite
-            without held-out ones that are active.
-        held_out: number of held-out demonstrations that are active, m.
-        miss_rate: with confidence 95 %, a further active demonstration shows an obstacle beyond the margin at most so
-            often: `1 - 0.05^(1/m)`, whatever the distribution, if it is that of the held-out ones.
+        residual: root mean square of the difference of steps [rad].
+        margin: distance [m] by which obstacles must grow so that no active demonstration shows them larger than a fit
+            without it says; infinite where an obstacle has too few active ones for that.
+        held_out: number m of active demonstrations that were left out in turn, each from a fit of its own.
+        miss_rate: 2/(m + 1): a further active demonstration of the same distribution shows an obstacle beyond the
+            margin at most so often, on average over sets of demonstrations, not for each set (jackknife+).
     """
 
     shape: Shape
@@ -68,7 +66,10 @@ class LearnedScene(NamedTuple):
             if status != FitStatus.IDENTIFIED:
                 raise ValueError(f"{self.shape.name} {index}: {FitStatus(status).name}, {FitStatus(status).advice}")
         if not math.isfinite(self.margin):
-            raise ValueError("margin: expected active demonstrations among the held-out ones, found none")
+            raise ValueError(
+                f"margin: expected {self.shape.size + 1} or more active demonstrations of every {self.shape.name}, "
+                "so that each can be left out, found fewer"
+            )
         return self.shape.enlarge(self.numbers, self.margin)
 
     def circles(self) -> Circles:
