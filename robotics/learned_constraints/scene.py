@@ -6,10 +6,14 @@ import math
 from enum import IntEnum
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from robotics.arm import PlanarArm
 from robotics.learned_constraints.shapes import CIRCLES, Shape, circles_of
 from robotics.obstacles import Circles
+
+WALL = 1000.0  # of reach: radius of the circle that stands for a wall
 
 
 class FitStatus(IntEnum):
@@ -77,3 +81,17 @@ class LearnedScene(NamedTuple):
         if self.shape.name != CIRCLES.name:
             raise ValueError(f"circles: expected a scene of circles, found one of the shape {self.shape.name}")
         return circles_of(self.enlarged())
+
+    def scene(self, arm: PlanarArm) -> Circles:
+        """Return what to solve with as circles, whatever the shape; ValueError as from `enlarged`.
+
+        A wall becomes a circle of `WALL` times the reach that covers all of it that the arm can reach: 0.05 % of the
+        reach too much, straight ahead of the base.
+        """
+        if self.shape.name == CIRCLES.name:
+            return self.circles()
+        angle, distance = self.enlarged().unbind(-1)
+        radius = WALL * arm.reach
+        bulge = radius - math.sqrt(radius**2 - arm.reach**2)
+        center = (distance + bulge - radius)[:, None] * torch.stack((angle.cos(), angle.sin()), -1)
+        return Circles(center, torch.full_like(distance, radius))
