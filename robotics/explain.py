@@ -16,7 +16,7 @@ from robotics.explanation import Blocker, Change, Explanation
 from robotics.ik_qp import build_step, clearance_rows, task_error
 from robotics.models.answer import check_answer, is_safe
 from robotics.obstacles import Circles
-from robotics.search import closest_postures, find_postures
+from robotics.search import REACHED, closest_postures, find_postures
 from robotics.steps import certified_step, solve_quietly
 
 TOLERANCE = 1e-6  # of reach: a change is one if the arm then gets this near
@@ -54,6 +54,8 @@ def explain(arm: PlanarArm, target: Tensor, circles: Circles) -> Explanation:
     reached = bool(theta.isfinite().all())
     if not reached:
         theta = _closest(arm, aim, circles)
+        # The oracle leaves open what touches a limit: a posture may be there all the same.
+        reached = not bool(proved[0]) and bool(task_error(arm, theta, aim).norm() <= REACHED)
     answer = check_answer(arm, theta, aim, circles, TOLERANCE)
     known = bool(theta.isfinite().all())
     changes: list[Change] = []

@@ -237,3 +237,13 @@ def test_the_command_prints_causes_and_changes_and_writes_them(tmp_path):
     for text in ("2.4", "a,b", "1,2,3,4", ""):
         assert "target: expected x,y or x,y,theta" in refused("why", "--target", text, *options)
     assert "finite" in refused("why", "--target", "nan,1", *options)
+
+
+def test_a_posture_that_only_touches_a_limit_is_found_though_the_oracle_leaves_it_open():
+    # Folded onto the base, θ_2 = -π is at Duka's limit: the closest posture has no error at all.
+    target = f64([math.sqrt(2), math.sqrt(2), math.pi / 4])
+    for circles in ([], [[2.4, 2.6, 0.5]]):
+        found = explain(PlanarArm.duka(), target, Circles.from_json({"circles": circles}))
+        assert found.reached
+        assert not found.proved
+        assert found.changes == found.blockers == ()
