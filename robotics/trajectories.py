@@ -51,7 +51,7 @@ _ADVICE = {
     TrackStatus.HELD_BY_CIRCLE: "a circle is in the way: the arm waits, or slides along it",
     TrackStatus.HELD_BY_SPEED: "the target is faster than the joints",
     TrackStatus.HELD_BY_LIMIT: "a joint is at its limit",
-    TrackStatus.OUT_OF_REACH: "the lengths of the links alone keep the target out of reach, whatever limits and circles",
+    TrackStatus.OUT_OF_REACH: "the lengths of the links alone keep the target out of reach",
     TrackStatus.INVALID_INPUT: "the target is not a finite number: the arm stays",
 }
 

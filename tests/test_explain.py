@@ -247,3 +247,17 @@ def test_a_posture_that_only_touches_a_limit_is_found_though_the_oracle_leaves_i
         assert found.reached
         assert not found.proved
         assert found.changes == found.blockers == ()
+
+
+@pytest.mark.parametrize("links", [3, 5])
+def test_a_pose_whose_wrist_is_out_of_reach_is_proved_to_be_whatever_the_number_of_links(links):
+    arm, nothing = PlanarArm.unit(links), Circles.from_json({"circles": []})
+    target = f64([links - 0.1, 0.0, 1.0])
+    found = explain(arm, target, nothing)
+    assert found.proved
+    assert found.beyond_reach == pytest.approx(abs(links - 0.1 - np.exp(1j)) - (links - 1))
+    assert "reach: the wrist is 0." in "\n".join(found.lines(nothing))
+    (change,) = found.changes
+    moved = f64(change.value)
+    wrist = moved[:2] - f64([math.cos(moved[2]), math.sin(moved[2])])
+    assert float(wrist.norm()) <= links - 1 + 1e-6

@@ -107,19 +107,24 @@ def check_answer(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circle
     return IKAnswer(theta + missing[:, None], status, error + missing, clearance + missing)
 
 
-def in_reach(arm: PlanarArm, targets: Tensor, tolerance: float) -> Tensor:
-    """Return whether the lengths alone allow targets, up to the tolerance, of reach and rad.
+def beyond_reach(arm: PlanarArm, targets: Tensor) -> Tensor:
+    """Return how far targets `(N, 2|3)` are outside of what the lengths alone allow `(N,)` [m]; 0 inside.
 
-    All links together get the tip to every position in a ring, and no other. A pose is allowed where its wrist, which
-    it fixes, is in the ring of the links before the last.
+    All links together get the tip to every position in a ring, and no other. A pose fixes the wrist too, which must be
+    in the ring of the links before the last.
     """
-    lengths, wrist, slack = arm.lengths, targets[:, :2], tolerance * arm.reach
+    lengths, place = arm.lengths, targets[:, :2]
     if targets.shape[-1] == 3:
         lengths, last = arm.lengths[:-1], arm.lengths[-1]
         angle = principal_angle(targets[:, 2])
-        wrist = wrist - last * torch.stack((angle.cos(), angle.sin()), -1)
-        slack += tolerance * last
-    far, distance = sum(lengths), wrist.norm(dim=-1)
+        place = place - last * torch.stack((angle.cos(), angle.sin()), -1)
+    far, distance = sum(lengths), place.norm(dim=-1)
     inner = max(0.0, 2 * max(lengths, default=0.0) - far)
-    inside: Tensor = (distance <= far + slack) & (distance >= inner - slack)
-    return inside
+    beyond: Tensor = torch.maximum(distance - far, inner - distance).clamp(min=0)
+    return beyond
+
+
+def in_reach(arm: PlanarArm, targets: Tensor, tolerance: float) -> Tensor:
+    """Return whether the lengths alone allow targets `(N, 2|3)`, up to the tolerance, of reach and rad."""
+    turned = arm.lengths[-1] if targets.shape[-1] == 3 else 0.0  # what an error of the orientation moves the wrist by
+    return beyond_reach(arm, targets) <= tolerance * (arm.reach + turned)
