@@ -21,7 +21,7 @@ from robotics.files import StrPath, write_bytes
 from robotics.plots import COLOURS
 from robotics.recording import HalfPlane, Layer, Recording
 
-IntArray = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int32]
 
 FRAMES = 90
 _MILLISECONDS = 60  # between frames
@@ -43,13 +43,24 @@ def write_gif(path: StrPath, recording: Recording, frames: int = FRAMES) -> Path
     stage = _Stage(recording)
     pictures = [stage.picture(*moment) for moment in moments]
     # Exact colours of the last picture of every layer: quantisers of pictures merge what is rare, as a thin line.
-    typical = np.stack([picture for picture, (_, s) in zip(pictures, moments, strict=True) if s == 1])
-    first, *others = _indexed(pictures, _most_frequent(typical, 256))
+    save_gif(path, pictures, [picture for picture, (_, s) in zip(pictures, moments, strict=True) if s == 1])
+    return Path(path)
+
+
+def save_gif(path: StrPath, pictures: list[IntArray], typical: list[IntArray]) -> None:
+    """Write pictures of colours 0xRRGGBB as a GIF, whole or not at all, with the most frequent colours of some."""
+    first, *others = _indexed(pictures, _most_frequent(np.stack(typical), 256))
     buffer = io.BytesIO()
     durations = [_MILLISECONDS] * (len(pictures) - 1) + [_PAUSE]
     first.save(buffer, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=False)
     write_bytes(path, buffer.getvalue())
-    return Path(path)
+
+
+def pixels(canvas: FigureCanvasAgg) -> IntArray:
+    """Return what is drawn as colours 0xRRGGBB, (height, width)."""
+    red, green, blue, _ = np.moveaxis(np.asarray(canvas.buffer_rgba()).astype(np.int32), -1, 0)
+    packed: IntArray = red << 16 | green << 8 | blue
+    return packed
 
 
 def _most_frequent(pictures: IntArray, most: int) -> IntArray:
@@ -62,7 +73,7 @@ def _indexed(pictures: list[IntArray], palette: IntArray) -> list[Image.Image]:
     seen = np.zeros(1 << 24, dtype=bool)
     for picture in pictures:
         seen[picture] = True
-    (colours,) = seen.nonzero()
+    colours = seen.nonzero()[0].astype(np.int32)
     nearest = np.zeros(1 << 24, dtype=np.uint8)
     distance = np.square(_split(colours)[:, None] - _split(palette)).sum(-1)
     nearest[colours] = distance.argmin(-1)
@@ -73,7 +84,7 @@ def _indexed(pictures: list[IntArray], palette: IntArray) -> list[Image.Image]:
 
 
 def _split(colours: IntArray) -> IntArray:
-    parts: IntArray = np.stack([colours >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(np.int64)
+    parts: IntArray = np.stack([colours >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(np.int32)
     return parts
 
 
@@ -115,9 +126,7 @@ class _Stage:
         for artist, points in zip(self.moving, (np.stack(self.tips), chain), strict=True):
             artist.set_data(*points.T)
             self.scene.draw_artist(artist)
-        red, green, blue, _ = np.moveaxis(np.asarray(self.canvas.buffer_rgba()).astype(np.int64), -1, 0)
-        packed: IntArray = red << 16 | green << 8 | blue
-        return packed
+        return pixels(self.canvas)
 
     def _prepare_bars(self, most: float) -> None:
         axes, places = self.bars, range(len(self.names))

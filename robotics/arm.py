@@ -18,6 +18,16 @@ def wrap_angle(angle: Tensor) -> Tensor:
     return torch.where(wrapped > math.pi, wrapped - 2 * math.pi, wrapped)  # round-off of large angles
 
 
+def principal_angle(angle: Tensor) -> Tensor:
+    """Return the angle [rad] in [-π, π] of the same direction; the derivative is one.
+
+    `wrap_angle` takes turns of the double nearest to 2π off, which after a million turns is another direction. Here
+    sine and cosine reduce the angle, which they do exactly however large it is. NaN where it is infinite.
+    """
+    small = angle.abs() <= math.pi
+    return torch.where(small, angle, torch.atan2(angle.sin(), angle.cos()))
+
+
 def quarter_turn(vector: Tensor) -> Tensor:
     """Rotate vectors of shape (..., 2) by +90°: (x, y) becomes (-y, x)."""
     return torch.stack((-vector[..., 1], vector[..., 0])).movedim(0, -1)
@@ -185,6 +195,7 @@ class PlanarArm:
         self._check_last_dimension("pose", pose, 3)
         l1, l2, l3 = self.lengths
         x, y, orientation = (part[..., None] for part in pose.unbind(-1))
+        orientation = principal_angle(orientation)
         wx = x - l3 * orientation.cos()
         wy = y - l3 * orientation.sin()
         w2 = wx.square() + wy.square()

@@ -13,6 +13,7 @@ from robotics.arm import PlanarArm
 from robotics.checks import finite_numbers
 from robotics.cli_group import PATH, Commands, common, examples
 from robotics.cli_inputs import answer_rows, check_arm, held_out_targets, load_models, read_target
+from robotics.cli_learn import demonstrate_command, learn_scene
 from robotics.cli_look import animate, figures
 from robotics.cli_track import track
 from robotics.dataset import IKDataset, make_dataset
@@ -44,6 +45,8 @@ def main() -> None:
 main.add_command(track)
 main.add_command(figures)
 main.add_command(animate)
+main.add_command(demonstrate_command)
+main.add_command(learn_scene)
 
 
 @main.command(epilog=examples("demo --out runs/demo", "demo --quick --out runs/quick --seed 1"))

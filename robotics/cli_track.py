@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import click
@@ -18,10 +17,15 @@ from robotics.models import IKStatus
 from robotics.models.mlp import INPUTS
 from robotics.obstacles import Circles
 from robotics.paths import SHAPES, line_path, shape_path
+from robotics.player import write_track_player
 from robotics.plots import plot_track
 from robotics.runs import Model, load_run
+from robotics.track_animation import write_track_gif
+from robotics.track_recording import TrackRecording
 from robotics.trajectories import LAYERS, Track, TrackStatus, track_best
 from robotics.trajectories import track as follow
+
+WRITERS = {".html": write_track_player, ".gif": write_track_gif}
 
 
 @click.command(
@@ -29,6 +33,7 @@ from robotics.trajectories import track as follow
         "track --shape circle --center 2,3 --size 1 --orientation 0.2 --out runs/circle",
         "track --shape eight --scene scene.json --speed 0.05 --out runs/eight",
         "track --shape waypoints.csv --scene scene.json --ticks 400 --out runs/tour",
+        "track --shape square --scene scene.json --out runs/square --animate runs/square/way.html",
     )
 )
 @click.option("--shape", required=True, help=f"{', '.join(SHAPES)}, or a CSV file of waypoints: x,y or x,y,theta.")
@@ -40,6 +45,7 @@ from robotics.trajectories import track as follow
 @click.option("--ticks", type=int, default=200, show_default=True, help="Number of targets.")
 @click.option("--speed", type=float, default=0.2, show_default=True, help="Largest step of a joint in one tick [rad].")
 @click.option("--layers", type=int, default=LAYERS, show_default=True, help="Certified steps in one tick.")
+@click.option("--animate", type=PATH, help="Also an animation: .html, a page that needs no network, or .gif.")
 @common("Folder for track.csv and track.png.")
 def track(
     out: Path,
@@ -53,12 +59,15 @@ def track(
     ticks: int,
     speed: float,
     layers: int,
+    animate: Path | None,
 ) -> None:
     """Follow a shape, or lines through waypoints, around the circles of a scene.
 
     Every step is proved clear of the circles along its whole way, and inside the limits and the speed. Where a circle
     is in the way the arm waits or slides along it; the status of each tick says so. Nothing in it is random.
     """
+    if animate is not None and animate.suffix.lower() not in WRITERS:
+        raise ValueError(f"animate: expected a file name that ends in .html or .gif, found {shown(animate.name)}")
     circles, own = read_scene(scene) if scene else (Circles.from_json({"circles": []}), None)
     run = load_run(model)[0] if model else None
     if scene and own and run and model:
@@ -74,13 +83,16 @@ def track(
     joints = [f"theta_{i + 1}" for i in range(arm.num_links)]
     write_csv(out / "track.csv", ["tick", *names, *joints, "status", "tip_error", "clearance"], _rows(targets, found))
     plot_track(out / "track.png", arm, circles, targets, found)
-    counts = Counter(TrackStatus(status).name for status in found.status.tolist())
-    click.echo(f"{ticks} ticks: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()))
+    recording = TrackRecording(arm=arm, circles=circles, targets=targets, track=found)
+    if animate is not None:
+        WRITERS[animate.suffix.lower()](animate, recording)
+    click.echo(f"{ticks} ticks: {recording.counts()}")
     click.echo(
         f"largest tip error {float(found.tip_error.max()) / arm.reach:.3g} of the reach, "
         f"largest step {float(found.steps.abs().max()):.3g} rad"
     )
-    click.echo(f"written: {out / 'track.csv'}\nwritten: {out / 'track.png'}")
+    for file in (out / "track.csv", out / "track.png", *([animate] if animate else [])):
+        click.echo(f"written: {file}")
 
 
 def _targets(

@@ -14,10 +14,10 @@ from robotics import oracle
 from robotics.arm import PlanarArm, wrap_angle
 from robotics.explanation import Blocker, Change, Explanation
 from robotics.ik_qp import build_step, clearance_rows, task_error
-from robotics.models.answer import check_answer, is_safe
+from robotics.models.answer import beyond_reach, check_answer, is_safe
 from robotics.obstacles import Circles
 from robotics.programs import solve_quietly
-from robotics.search import closest_postures, find_postures
+from robotics.search import REACHED, closest_postures, find_postures
 from robotics.steps import certified_step
 
 TOLERANCE = 1e-6  # of reach: a change is one if the arm then gets this near
@@ -51,10 +51,13 @@ def explain(arm: PlanarArm, target: Tensor, circles: Circles) -> Explanation:
         raise ValueError(f"circles: expected one scene, found radii of shape {tuple(circles.radii.shape)}")
     aim, circles = target.double()[None], Circles(circles.centers.double(), circles.radii.double())
     theta, proved = find_postures(arm, aim, circles)
-    beyond = _beyond_reach(arm, aim)
+    beyond = float(beyond_reach(arm, aim))
+    beyond = beyond if beyond > 1e-12 * arm.reach else 0.0
     reached = bool(theta.isfinite().all())
     if not reached:
         theta = _closest(arm, aim, circles)
+        # The oracle leaves open what touches a limit: a posture may be there all the same.
+        reached = not bool(proved[0]) and bool(task_error(arm, theta, aim).norm() <= REACHED)
     answer = check_answer(arm, theta, aim, circles, TOLERANCE)
     known = bool(theta.isfinite().all())
     changes: list[Change] = []
@@ -74,13 +77,6 @@ def explain(arm: PlanarArm, target: Tensor, circles: Circles) -> Explanation:
         blockers=_blockers(arm, theta, aim, circles) if known and not reached else (),
         changes=tuple(changes),
     )
-
-
-def _beyond_reach(arm: PlanarArm, target: Tensor) -> float:
-    distance = float(target[0, :2].norm())
-    inner = max(0.0, 2 * max(arm.lengths) - arm.reach)
-    beyond = max(distance - arm.reach, inner - distance, 0.0)
-    return beyond if beyond > 1e-12 * arm.reach else 0.0
 
 
 def _covered(arm: PlanarArm, target: Tensor, circles: Circles) -> bool:

@@ -54,7 +54,7 @@ class Explanation:
         reached: Whether a safe posture at the target was found.
         proved: Whether it is proved that there is none: by the lengths, by a circle over base or target, or for three
             links by the oracle.
-        beyond_reach: Distance to the ring that the lengths allow [m].
+        beyond_reach: Distance of the target, or of the wrist of a pose, to the ring that the lengths allow it [m].
         theta: That posture, or the closest safe one found [rad]; None if the start of every search collides.
         tip_error: Distance of its tip from the target [m].
         clearance: Its signed clearance [m].
@@ -94,7 +94,8 @@ class Explanation:
         lines = [f"target {target}: {self._verdict()}"]
         if self.beyond_reach > 0:
             lines.append(
-                f"reach: the target is {self.beyond_reach:.6g} m outside of what the lengths of the links allow"
+                f"reach: the {'target' if len(self.target) == 2 else 'wrist'} is {self.beyond_reach:.6g} m outside of "
+                "what the lengths of the links allow"
             )
         if self.theta is None:
             lines.append("closest safe posture: none found; does a circle cover the base?")

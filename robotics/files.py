@@ -135,15 +135,33 @@ def read_npz(path: StrPath, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]
 def read_targets_csv(path: StrPath) -> FloatArray:
     """Return the targets of a CSV file with the header x,y or x,y,theta.
 
-    Blank lines are skipped. A field `nan` stays NaN.
-
     Returns:
         (N, 2) or (N, 3) [m, m, rad], N >= 1.
+
+    Raises:
+        FileError: As from `read_table_csv`.
+    """
+    return read_table_csv(path, (("x", "y"), ("x", "y", "theta")), "targets")
+
+
+def read_table_csv(path: StrPath, headers: Sequence[Sequence[str]], rows_are: str) -> FloatArray:
+    """Return the numbers of a CSV file with one of some headers.
+
+    Blank lines are skipped. A field `nan` stays NaN.
+
+    Args:
+        path: The file.
+        headers: Names of columns, in order, that the first line may hold.
+        rows_are: What the rows are called in errors.
+
+    Returns:
+        (N, columns), N >= 1.
 
     Raises:
         FileError: With the number of the line, if a column is missing or a field is not a number.
     """
     reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True, skipinitialspace=True)
+    expected = " or ".join(",".join(names) for names in headers)
     names: list[str] = []
     rows = []
     try:
@@ -155,14 +173,14 @@ def read_targets_csv(path: StrPath) -> FloatArray:
                 rows.append(_numbers(where, names, fields))
                 continue
             names = [field.strip().lower() for field in fields]
-            if names not in (["x", "y"], ["x", "y", "theta"]):
-                raise FileError(f"{where}: expected the header x,y or x,y,theta, found {shown(','.join(fields))}")
+            if names not in [list(header) for header in headers]:
+                raise FileError(f"{where}: expected the header {expected}, found {shown(','.join(fields))}")
     except csv.Error as error:
         raise FileError(f"{path}, line {reader.line_num}: expected a CSV file, found: {error}") from error
     if not names:
-        raise FileError(f"{path}, line 1: expected the header x,y or x,y,theta, found an empty file")
+        raise FileError(f"{path}, line 1: expected the header {expected}, found an empty file")
     if not rows:
-        raise FileError(f"{path}, line {reader.line_num + 1}: expected one or more targets, found the header alone")
+        raise FileError(f"{path}, line {reader.line_num + 1}: expected one or more {rows_are}, found the header alone")
     return np.array(rows, dtype=np.float64)
 
 

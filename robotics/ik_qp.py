@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from implicit_layers import QPProblem
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.arm import PlanarArm, principal_angle, wrap_angle
 from robotics.obstacles import Circles
 
 DAMPING = 1e-8  # least weight of the square of the step beside that of the task error
@@ -108,7 +108,7 @@ def task_error(arm: PlanarArm, theta: Tensor, targets: Tensor) -> Tensor:
     error = (arm.tip(theta) - targets[..., :2]) / arm.reach
     if targets.shape[-1] == 2:
         return error
-    turn = wrap_angle(arm.orientation(theta) - targets[..., 2])
+    turn = wrap_angle(arm.orientation(theta) - principal_angle(targets[..., 2]))
     return torch.cat((error, turn[..., None]), -1)
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.arm import PlanarArm, principal_angle, wrap_angle
 from robotics.bisection import find_crossing
 from robotics.obstacles import Circles
 from robotics.subdivision import ROUND_OFF, Cells, Curves, joined, places, subdivide
@@ -95,31 +95,43 @@ def solve_poses(arm: PlanarArm, targets: Tensor, circles: Circles) -> Solutions:
     """Return the postures, two at most, at a position and orientation, (N, 3) [m, m, rad]; see `solve_positions`.
 
     The intervals have no width. A posture closer to a limit or a circle than round-off is not counted, and leaves the
-    target UNDECIDED.
+    target UNDECIDED. So does a wrist on the base, where the arm, folded, may turn about it: of these postures the one
+    with θ_1 = 0 is looked at, and INFEASIBLE is said only where the limits forbid the fold itself.
     """
     _check(arm, targets, circles, 3)
     targets = targets.double()
+    targets = torch.cat((targets[:, :2], principal_angle(targets[:, 2:])), -1)
     theta, reachable = arm.inverse(targets)
     lower, upper = arm.limits_tensor(theta)
     middle, half = (lower + upper) / 2, (upper - lower) / 2
     offset = wrap_angle(theta - middle)
     theta = middle + offset
-    # A round-off of ρ² moves θ_2 by it over l_1 l_2 sin θ_2, and like its root where the arm is straight or folded.
-    noise = 1e-14 * arm.reach**2 / (arm.lengths[0] * arm.lengths[1])
-    blur = ROUND_OFF + noise / theta[..., 1].sin().abs().clamp(min=math.sqrt(noise))
+    bend_blur, blur = _pose_blur(arm, targets, theta)
     scene = circles if circles.radii.ndim == 1 else Circles(circles.centers[:, None], circles.radii[:, None])
     clear = scene.clearance(arm.points(theta), arm.link_radius) / arm.reach
-    room = torch.minimum(torch.where(half < math.pi, half - offset.abs(), torch.inf).amin(-1), clear)
+    room_1, bend_room, room_3 = torch.where(half < math.pi, half - offset.abs(), torch.inf).unbind(-1)
+    room = torch.minimum(torch.minimum(room_1, room_3), clear)
     distance = torch.stack((theta[:, 0], theta[:, 1]), 1).diff(dim=1)[:, 0].abs().amax(-1)
-    double = reachable[:, 0] & (distance < blur[:, 0])  # straight or folded: one posture, not two
-    allowed = reachable & (room > 0) & torch.stack((torch.ones_like(double), ~double), -1)
-    proved = (~reachable | (room < -blur)).all(-1)
+    double = reachable[:, 0] & (distance < bend_blur[:, 0])  # straight or folded: one posture, not two
+    allowed = reachable & (torch.minimum(room, bend_room) > 0) & torch.stack((torch.ones_like(double), ~double), -1)
+    proved = (~reachable | (room < -blur) | (bend_room < -bend_blur)).all(-1)
     verdict = torch.where(proved, int(Verdict.INFEASIBLE), int(Verdict.UNDECIDED))
     verdict = torch.where(allowed.any(-1), int(Verdict.FEASIBLE), verdict)
     verdict = torch.where(_invalid(targets, circles), int(Verdict.INVALID_INPUT), verdict)
     target, branch = allowed.nonzero(as_tuple=True)
     orientation = wrap_angle(targets[target, 2])
     return Solutions(verdict, target, 2 * branch - 1, torch.stack((orientation,) * 2, -1), theta[target, branch])
+
+
+def _pose_blur(arm: PlanarArm, targets: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far round-off can be from both postures of a pose: θ_2, and all else, (N, 2) [rad, of reach]."""
+    # A round-off of ρ² moves θ_2 by it over l_1 l_2 sin θ_2, and like its root where the arm is straight or folded.
+    noise = 1e-14 * arm.reach**2 / (arm.lengths[0] * arm.lengths[1])
+    bend = ROUND_OFF + noise / theta[..., 1].sin().abs().clamp(min=math.sqrt(noise))
+    # The direction from base to wrist is uncertain by round-off over their distance, and not known where they meet.
+    x, y, orientation = targets.unbind(-1)
+    wrist = torch.hypot(x - arm.lengths[2] * orientation.cos(), y - arm.lengths[2] * orientation.sin())
+    return bend, bend + (ROUND_OFF * arm.reach / wrist)[:, None]
 
 
 def solve(arm: PlanarArm, targets: Tensor, circles: Circles) -> Solutions:

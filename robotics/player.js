@@ -6,7 +6,9 @@ const FRAMES_PER_SECOND = 20;
 const LEAST = 1e-8;  // the left end of the bars
 const COLOURS = data.colours;
 const reach = data.arm.lengths.reduce((a, b) => a + b, 0);
-let frame = 0, playing = false, due = 0;
+const track = data.kind === "track";  // then a tick is what a layer else is
+const word = track ? "Tick" : "Layer";
+let frame = 0;
 
 function element(name, attributes, parent) {
   const made = document.createElementNS(SVG, name);
@@ -80,7 +82,19 @@ function drawBackdrop() {
     label(cx, cy - 4 * thin, i, { "text-anchor": "middle", fill: "var(--ink)" });
   });
   element("rect", { x: -4 * thin, y: -4 * thin, width: 8 * thin, height: 8 * thin, fill: "var(--ink)" }, backdrop);
-  const [tx, ty, turn] = data.target, [x, y] = [inView(tx), inView(ty)];
+  if (track) {
+    const path = data.layers.filter((tick) => tick.target).map((tick) => tick.target.slice(0, 2).map(inView));
+    element("polyline", { id: "wanted", points: text(path), fill: "none", stroke: "var(--ink)", "stroke-width": thin, "stroke-dasharray": `${4 * thin} ${3 * thin}` }, backdrop);
+  }
+  start.setAttribute("points", text(points(data.layers[0].start)));
+}
+
+// A cross, with the orientation where there is one; at the edge of the picture if the target is farther out.
+function drawTarget(target) {
+  marks.replaceChildren();
+  labels.querySelectorAll("#far").forEach((old) => old.remove());
+  if (!target) return;
+  const [tx, ty, turn] = target, [x, y] = [inView(tx), inView(ty)];
   const arm = 5 * thin, style = { stroke: "var(--target)", "stroke-width": 2.4 * thin };
   if (x !== tx || y !== ty) {
     const anchor = x > 0 ? "end" : "start", below = y > 0 ? -16 : 10;
@@ -91,7 +105,6 @@ function drawBackdrop() {
   if (turn !== undefined) {
     element("line", { x1: x, y1: y, x2: x + 18 * thin * Math.cos(turn), y2: y + 18 * thin * Math.sin(turn), ...style }, marks);
   }
-  start.setAttribute("points", text(points(data.layers[0].start)));
 }
 
 // A half-plane is drawn near its circle: the border as a line, the side that it forbids as a band.
@@ -131,10 +144,11 @@ const fixed = (value, digits) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "
 
 function drawPanel(k, theta) {
   const layer = data.layers[k];
-  byId("layer").textContent = `Layer ${k + 1} of ${data.layers.length}: ` + (layer.certified ? "certified step" : "softened step out of a circle");
-  const facts = [["task error after it", `${layer.error.toExponential(2)} of reach`],
+  const kind = track ? layer.status.toLowerCase().replaceAll("_", " ") : layer.certified ? "certified step" : "softened step out of a circle";
+  byId("layer").textContent = `${word} ${k + 1} of ${data.layers.length}: ${kind}`;
+  const facts = [[track ? "tip error after it" : "task error after it", layer.error === null ? "no target" : `${layer.error.toExponential(2)} of reach`],
     ["clearance after it", layer.clearance === null ? "no circles" : `${short(layer.clearance)} m`],
-    ["share of the step taken", layer.fraction.toFixed(3)]];
+    track ? ["what that means", layer.advice] : ["share of the step taken", layer.fraction.toFixed(3)]];
   byId("facts").replaceChildren(...facts.flatMap(([name, value]) => [html("dt", "", name), html("dd", "", value)]));
   const bars = byId("bars");
   bars.replaceChildren();
@@ -149,7 +163,7 @@ function drawPanel(k, theta) {
     html("span", "", value ? short(value) : "0", row);
   }
   if (!names.length) html("div", "quiet", "none is active in any layer", bars);
-  byId("multipliers").hidden = !byId("show-multipliers").checked;
+  byId("multipliers").hidden = track || !byId("show-multipliers").checked;
   byId("joints").replaceChildren(...theta.map((angle, i) => {
     const [low, high] = data.arm.limits[i], row = html("div", "bar joint", null);
     html("span", "", `${jointName(i)} in [${fixed(low, 2)}, ${fixed(high, 2)}]`, row);
@@ -173,80 +187,9 @@ function draw() {
   trail.setAttribute("visibility", visible);
   start.setAttribute("visibility", visible);
   drawPlanes(k);
+  drawTarget(track ? data.layers[k].target : data.target);
   drawPanel(k, theta);
   byId("slider").value = frame;
-  byId("slider").setAttribute("aria-valuetext", `frame ${frame} of ${data.frames.length - 1}, layer ${k + 1}`);
+  byId("slider").setAttribute("aria-valuetext", `frame ${frame} of ${data.frames.length - 1}, ${word.toLowerCase()} ${k + 1}`);
   byId("frame").textContent = `${frame} / ${data.frames.length - 1}`;
 }
-
-// --- playback -------------------------------------------------------------------------------------
-function show(number) {
-  frame = Math.min(Math.max(number, 0), data.frames.length - 1);
-  draw();
-}
-
-function setPlaying(wanted) {
-  playing = wanted;
-  if (playing && frame === data.frames.length - 1) frame = 0;
-  due = performance.now();
-  byId("play").textContent = playing ? "Pause" : "Play";
-  byId("play").setAttribute("aria-pressed", playing);
-  if (playing) requestAnimationFrame(tick); else announce();
-}
-
-function tick(now) {
-  if (!playing) return;
-  const wait = 1000 / (FRAMES_PER_SECOND * Number(byId("speed").value));
-  const passed = Math.floor((now - due) / wait);
-  if (passed > 0) {
-    due += passed * wait;
-    show(frame + passed);
-  }
-  if (frame === data.frames.length - 1) setPlaying(false); else requestAnimationFrame(tick);
-}
-
-// Said aloud when the user has stopped somewhere, not at every frame of a running animation.
-function announce() {
-  const [k] = data.frames[frame], active = Object.keys(data.layers[k].multipliers);
-  byId("status").textContent = `Frame ${frame}, layer ${k + 1}; active: ${active.join("; ") || "nothing"}.`;
-}
-
-function go(number) {
-  if (playing) setPlaying(false);
-  show(number);
-  announce();
-}
-
-function goLayer(by) {
-  const k = data.frames[frame][0] + by;
-  if (k < 0) return go(0);
-  const last = data.frames.findLastIndex(([layer]) => layer === Math.min(k, data.layers.length - 1));
-  return go(last);
-}
-
-byId("slider").max = data.frames.length - 1;
-byId("slider").addEventListener("input", (event) => go(Number(event.target.value)));
-byId("play").addEventListener("click", () => setPlaying(!playing));
-byId("back").addEventListener("click", () => go(frame - 1));
-byId("forward").addEventListener("click", () => go(frame + 1));
-byId("layer-back").addEventListener("click", () => goLayer(-1));
-byId("layer-forward").addEventListener("click", () => goLayer(1));
-for (const id of ["show-planes", "show-inactive", "show-multipliers", "show-trail"]) byId(id).addEventListener("change", draw);
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey) return;
-  const on = event.target.tagName, typed = on === "SELECT" || on === "INPUT" || on === "BUTTON";
-  const actions = { ArrowLeft: () => go(frame - 1), ArrowRight: () => go(frame + 1), Home: () => go(0),
-    End: () => go(data.frames.length - 1), PageUp: () => goLayer(-1), PageDown: () => goLayer(1) };
-  if (event.key === " " && !typed) { event.preventDefault(); setPlaying(!playing); }
-  else if (actions[event.key] && on !== "SELECT") { event.preventDefault(); actions[event.key](); }
-});
-
-byId("headline").textContent = data.headline;
-document.title = data.headline;
-drawBackdrop();
-// Letters keep their size on the screen, however narrow the window.
-new ResizeObserver(() => {
-  labels.setAttribute("font-size", 12 * 2 * bound / Math.max(scene.clientWidth, 1));
-}).observe(scene);
-draw();
-announce();

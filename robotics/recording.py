@@ -115,11 +115,7 @@ class Recording:
         """
         if most < 2 * len(self.layers):
             raise ValueError(f"most: expected {2 * len(self.layers)} or more, two for every layer, found {most}")
-        length = self.waypoints().diff(dim=0).abs().amax(-1)
-        shares = length / length.sum().clamp(min=torch.finfo(length.dtype).tiny) * (most - 2 * len(length))
-        counts = [2 + int(share) for share in shares]
-        moments = [(k, (i + 1) / count) for k, count in enumerate(counts) for i in range(count)]
-        return [(0, 0.0), *moments]
+        return along(self.waypoints(), most, 2)
 
     def theta(self, layer: int, s: float) -> Tensor:
         """Return the joint angles (n,) [rad] at a moment."""
@@ -141,6 +137,20 @@ class Recording:
             "layers": layers,
             "status": self.status,
         }
+
+
+def along(waypoints: Tensor, most: int, least: int) -> list[tuple[int, float]]:
+    """Return up to `most` + 1 moments (piece, s) of a path of straight pieces, by their lengths, and all of their ends.
+
+    Args:
+        waypoints: (m+1, n) [rad].
+        most: `least` for every piece, or more.
+        least: Moments of every piece, however short.
+    """
+    length = waypoints.diff(dim=0).abs().amax(-1)
+    shares = length / length.sum().clamp(min=torch.finfo(length.dtype).tiny) * (most - least * len(length))
+    counts = [least + int(share) for share in shares]
+    return [(0, 0.0), *((k, (i + 1) / count) for k, count in enumerate(counts) for i in range(count))]
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from robotics import oracle
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.arm import PlanarArm, principal_angle, wrap_angle
 from robotics.chords import certified_chord
 from robotics.ik_qp import build_step, clearance_rows
 from robotics.models.answer import in_reach, is_safe
@@ -54,7 +54,7 @@ _ADVICE = {
     TrackStatus.HELD_BY_CIRCLE: "a circle is in the way: the arm waits, or slides along it",
     TrackStatus.HELD_BY_SPEED: "the target is faster than the joints",
     TrackStatus.HELD_BY_LIMIT: "a joint is at its limit",
-    TrackStatus.OUT_OF_REACH: "the target is outside the ring that the arm's lengths can reach",
+    TrackStatus.OUT_OF_REACH: "the lengths of the links alone keep the target out of reach",
     TrackStatus.INVALID_INPUT: "the target is not a finite number: the arm stays",
 }
 
@@ -194,7 +194,7 @@ def _judge(
     error = (arm.tip(theta) - targets[..., :2]).norm(dim=-1)
     reached = error <= tolerance * arm.reach
     if targets.shape[-1] == 3:
-        reached &= wrap_angle(arm.orientation(theta) - targets[..., 2]).abs() <= tolerance
+        reached &= wrap_angle(arm.orientation(theta) - principal_angle(targets[..., 2])).abs() <= tolerance
     status = torch.where(reached, int(TrackStatus.REACHED), int(TrackStatus.NOT_REACHED))
     finite = targets.isfinite().all(-1)
     missed = (~reached & finite).nonzero(as_tuple=True)

@@ -10,7 +10,8 @@ from scipy.optimize import approx_fprime
 from torch.func import jacrev, vmap
 
 from robotics import PlanarArm
-from robotics.arm import wrap_angle
+from robotics.arm import principal_angle, wrap_angle
+from robotics.models.answer import in_reach
 
 EXACT = 1e-12  # round-off of a few sums of numbers of size one to ten, in float64
 ARMS = [PlanarArm.duka(), PlanarArm.unit(), PlanarArm.unit(2), PlanarArm.unit(6)]
@@ -389,3 +390,36 @@ def test_an_arm_survives_json_pickle_and_copy():
     assert PlanarArm.unit(4).num_links == 4
     with pytest.raises(AttributeError):
         arm.link_radius = 1.0
+
+
+def test_the_principal_angle_is_exact_after_any_number_of_turns():
+    angle = torch.tensor([0.3, -math.pi, math.pi, 4.0, -7.0, 1e3, 1e9, -1e15], dtype=torch.float64)
+    found = principal_angle(angle)
+    assert torch.equal(found[:3], angle[:3])
+    assert found.abs().max() <= math.pi
+    assert torch.allclose(found.sin(), angle.sin(), rtol=0, atol=1e-15)
+    assert torch.allclose(found.cos(), angle.cos(), rtol=0, atol=1e-15)
+    assert principal_angle(torch.tensor([math.nan, math.inf])).isnan().all()
+
+
+def test_the_derivative_of_the_principal_angle_is_one():
+    angle = torch.tensor([0.0, 1.0, -3.0, 5.0, 1e4], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(principal_angle(angle).sum(), angle)
+    assert torch.allclose(slope, torch.ones(5).double(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [(1.0, 1.0, 1.0), (1.0, 0.3, 0.8), (0.4, 1.5, 0.2)])
+def test_a_pose_is_in_reach_where_the_inverse_has_an_answer(lengths):
+    arm = PlanarArm(lengths=lengths, limits=((-4.0, 4.0),) * 3)
+    generator = torch.Generator().manual_seed(1)
+    pose = arm.reach * (2 * torch.rand(5000, 3, generator=generator, dtype=torch.float64) - 1)
+    reachable = arm.inverse(pose)[1][:, 0]
+    assert torch.equal(in_reach(arm, pose, 1e-12), reachable)
+    assert 0.05 < float(reachable.double().mean()) < 0.95
+    assert in_reach(arm, pose[reachable][:, :2], 1e-12).all()
+
+
+def test_one_link_reaches_the_poses_on_its_circle_and_no_others():
+    arm = PlanarArm(lengths=(2.0,), limits=((-4.0, 4.0),))
+    pose = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, math.pi / 2], [2.0, 0.0, 0.1], [1.0, 0.0, 0.0]]).double()
+    assert in_reach(arm, pose, 1e-6).tolist() == [True, True, False, False]

@@ -113,6 +113,15 @@ def test_a_model_says_where_to_start(tmp_path, model):
     assert "model: expected a safe answer" in refused(*options, "--model", model, "--orientation", 0.2, "--scene", full)
 
 
+@pytest.mark.parametrize(("name", "begins"), [("way.html", b"<!DOCTYPE html>"), ("way.GIF", b"GIF89a")])
+def test_a_track_is_animated_too(tmp_path, scene, name, begins):
+    options = ("--shape", "circle", "--ticks", 8, "--scene", scene, "--out", tmp_path / "out")
+    result = run("track", *options, "--animate", tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(begins)
+    assert result.stdout.endswith(f"written: {tmp_path / name}\n")
+    assert sorted(os.listdir(tmp_path)) == sorted(["out", "scene.json", name])
+
+
 def test_mistakes_are_one_line(tmp_path, scene):
     out = ("--out", tmp_path / "out")
 
@@ -131,6 +140,9 @@ def test_mistakes_are_one_line(tmp_path, scene):
     assert "size: expected" in refused("--shape", "circle", "--size", math.nan, *out)
     assert "speed: expected a number > 0" in refused("--shape", "circle", "--speed", 0, *out)
     assert "layers: expected a positive integer" in refused("--shape", "circle", "--layers", 0, *out)
+    assert "animate: expected a file name that ends in .html or .gif" in refused(
+        "--shape", "circle", "--animate", tmp_path / "way.mp4", *out
+    )
     assert not (tmp_path / "out").exists()
     covered = tmp_path / "covered.json"
     covered.write_text(json.dumps({"circles": [[0, 0, 1]]}))

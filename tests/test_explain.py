@@ -237,3 +237,27 @@ def test_the_command_prints_causes_and_changes_and_writes_them(tmp_path):
     for text in ("2.4", "a,b", "1,2,3,4", ""):
         assert "target: expected x,y or x,y,theta" in refused("why", "--target", text, *options)
     assert "finite" in refused("why", "--target", "nan,1", *options)
+
+
+def test_a_posture_that_only_touches_a_limit_is_found_though_the_oracle_leaves_it_open():
+    # Folded onto the base, θ_2 = -π is at Duka's limit: the closest posture has no error at all.
+    target = f64([math.sqrt(2), math.sqrt(2), math.pi / 4])
+    for circles in ([], [[2.4, 2.6, 0.5]]):
+        found = explain(PlanarArm.duka(), target, Circles.from_json({"circles": circles}))
+        assert found.reached
+        assert not found.proved
+        assert found.changes == found.blockers == ()
+
+
+@pytest.mark.parametrize("links", [3, 5])
+def test_a_pose_whose_wrist_is_out_of_reach_is_proved_to_be_whatever_the_number_of_links(links):
+    arm, nothing = PlanarArm.unit(links), Circles.from_json({"circles": []})
+    target = f64([links - 0.1, 0.0, 1.0])
+    found = explain(arm, target, nothing)
+    assert found.proved
+    assert found.beyond_reach == pytest.approx(abs(links - 0.1 - np.exp(1j)) - (links - 1))
+    assert "reach: the wrist is 0." in "\n".join(found.lines(nothing))
+    (change,) = found.changes
+    moved = f64(change.value)
+    wrist = moved[:2] - f64([math.cos(moved[2]), math.sin(moved[2])])
+    assert float(wrist.norm()) <= links - 1 + 1e-6

@@ -383,7 +383,8 @@ def test_verdicts_agree_with_the_independent_checker_whatever_made_the_posture(g
         (0.002, IKStatus.NOT_REACHED),
         (-0.002, IKStatus.NOT_REACHED),
         (2 * math.pi, IKStatus.SOLVED),
-        (math.pi, IKStatus.NOT_REACHED),
+        (1e6 * 2 * math.pi, IKStatus.SOLVED),
+        (math.pi, IKStatus.UNREACHABLE),  # the wrist would be further out than two links get
     ],
 )
 def test_a_pose_is_reached_when_its_orientation_is_too(off, expected):

@@ -306,3 +306,44 @@ def test_what_does_not_fit_is_named(arguments, message):
 
 def test_every_verdict_says_in_one_line_what_it_means():
     assert all(verdict.advice and "\n" not in verdict.advice for verdict in Verdict)
+
+
+def test_a_fold_that_may_turn_about_the_base_is_never_called_infeasible():
+    # Duka's arm has it at (2 cos Θ, 2 sin Θ, Θ): (π, -π, π/4) is inside the limits, the posture with θ_1 = 0 is not.
+    orientation = torch.cat((f64([math.pi / 4]), torch.linspace(-3, 3, 41, dtype=torch.float64)))
+    targets = torch.stack((2 * orientation.cos(), 2 * orientation.sin(), orientation), -1)
+    for nudge in (0.0, 1e-16, 1e-14):
+        verdict = solve_poses(DUKA, targets + nudge, NO_CIRCLES).verdict
+        assert (verdict != Verdict.INFEASIBLE).all()
+    found = DUKA.pose(f64([[math.pi, -math.pi, math.pi / 4]]))
+    assert torch.allclose(found, targets[:1], rtol=0, atol=1e-14)
+    unfolded = PlanarArm(lengths=DUKA.lengths, limits=(DUKA.limits[0], (-3.0, 0.0), DUKA.limits[2]))
+    assert (solve_poses(unfolded, targets, NO_CIRCLES).verdict == Verdict.INFEASIBLE).all()
+
+
+def test_a_fold_near_the_base_is_judged_where_its_direction_is_known():
+    # The wrist is a little off the base in the direction of link 1: the postures are known to 1e-13 / off.
+    arm = PlanarArm(lengths=(1.0, 1.0, 0.5), limits=((-0.5, 0.5), (-4.0, 4.0), (-4.0, 4.0)))
+    direction = f64([0.0, 1.0, 2.0, 3.0])
+    unit = torch.stack((direction.cos(), direction.sin()), -1)
+    for off in (1e-2, 1e-4, 1e-6):
+        targets = torch.cat((off * unit + f64([0.5, 0.0]), f64([[0.0]] * 4)), -1)
+        theta, _ = arm.inverse(targets)
+        inside = ((theta[..., 0] > -0.5) & (theta[..., 0] < 0.5)).any(-1)
+        expected = torch.where(inside, int(Verdict.FEASIBLE), int(Verdict.INFEASIBLE))
+        assert torch.equal(solve_poses(arm, targets, NO_CIRCLES).verdict, expected)
+        assert 0 < int(inside.sum()) < 4
+
+
+@pytest.mark.parametrize("turns", [1, -3, 1000, 10**7])
+def test_an_orientation_of_many_turns_is_its_direction(turns):
+    generator = torch.Generator().manual_seed(6)
+    targets = UNIT.pose(UNIT.sample(200, generator))
+    targets[:, 2] += 2 * math.pi * turns
+    targets[:, 2] = targets[:, 2].to(torch.float32).double()  # a direction that no wrapped angle has by chance
+    same = torch.cat((targets[:, :2], torch.atan2(targets[:, 2:].sin(), targets[:, 2:].cos())), -1)
+    found, expected = (solve_poses(UNIT, t, NO_CIRCLES) for t in (targets, same))
+    assert torch.equal(found.verdict, expected.verdict)
+    assert torch.allclose(found.theta, expected.theta, rtol=0, atol=SAME)
+    heading = np.exp(1j * UNIT.orientation(found.theta).numpy()) / np.exp(1j * targets[found.target, 2].numpy())
+    assert np.abs(heading - 1).max() < SAME

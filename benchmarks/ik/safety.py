@@ -1,8 +1,8 @@
 """Ask for a great many answers among hostile circles, and let an independent check look for one that is unsafe.
 
-Every query is answered twice. The portfolio's answers marked SOLVED are judged again, and its verdicts INFEASIBLE. And
-from a posture that circles may touch, steps out of them and certified steps lead towards the target, with every
-certified step judged along its whole length.
+Two batches in three ask for positions, the third for poses. Every query is answered twice. The portfolio's answers
+marked SOLVED are judged again, and its verdicts INFEASIBLE and UNREACHABLE. And from a posture that circles may touch,
+steps out of them and certified steps lead towards the target, with every certified step judged along its whole length.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .safety_queries import Queries, draw
 TOLERANCE = 1e-6
 LAYERS = 6
 BATCH = 2000
+POSES_EVERY = 3  # batches
 VIOLATIONS = ("unsafe answers", "answers off target", "unsafe certified steps", "wrong INFEASIBLE", "wrong UNREACHABLE")
 
 
@@ -47,7 +48,9 @@ def run(count: int, seed: int = 0, batch: int = BATCH, progress: bool = True, se
     begin = time.monotonic()
     with tqdm(total=count, unit="query", file=sys.stderr, disable=None if progress else True) as bar:
         while found["queries"] < count and time.monotonic() - begin < seconds:
-            queries = draw(min(batch, count - found["queries"]), generator)
+            poses = found["batches"] % POSES_EVERY == POSES_EVERY - 1
+            found["batches"] += 1
+            queries = draw(min(batch, count - found["queries"]), generator, poses)
             check(queries, found)
             bar.update(len(queries.targets))
             bar.set_postfix(violations=violations(found))
@@ -70,6 +73,7 @@ def check(queries: Queries, found: Counter[str]) -> None:
     body = body_of(queries.arm)
     circles = torch.cat((queries.circles.centers, queries.circles.radii[..., None]), -1).numpy()
     found["queries"] += len(queries.targets)
+    found["of poses"] += len(queries.targets) * (queries.targets.shape[1] == 3)
     _check_answers(queries, body, circles, found)
     _check_paths(queries, body, circles, found)
 
@@ -82,16 +86,15 @@ def _check_answers(queries: Queries, body: Body, circles: Array, found: Counter[
         found[member.name] += int((status == member).sum())
     solved = status == IKStatus.SOLVED
     found["unsafe answers"] += int(independent.unsafe(body, theta[solved], circles[solved]).sum())
-    distance = independent.tip_distance(body, theta[solved], targets[solved])
-    reach = body.lengths.sum()
-    found["answers off target"] += int((~(distance <= TOLERANCE * reach * (1 + 1e-6))).sum())
+    off = independent.off_target(body, theta[solved], targets[solved], TOLERANCE * (1 + 1e-6))
+    found["answers off target"] += int(off.sum())
     refused = status == IKStatus.INFEASIBLE
     if refused.any():
-        posture, _ = independent.some_posture(body, targets[refused], circles[refused])
+        search = independent.some_posture_at_pose if targets.shape[1] == 3 else independent.some_posture
+        posture, _ = search(body, targets[refused], circles[refused])
         found["wrong INFEASIBLE"] += int(posture.sum())
-    radius = np.hypot(*targets[status == IKStatus.UNREACHABLE].T)
-    inner = max(0.0, 2 * body.lengths.max() - reach)
-    found["wrong UNREACHABLE"] += int(((radius <= reach) & (radius >= inner)).sum())
+    unreachable = targets[status == IKStatus.UNREACHABLE]
+    found["wrong UNREACHABLE"] += int(independent.within_lengths(body, unreachable).sum())
 
 
 def _check_paths(queries: Queries, body: Body, circles: Array, found: Counter[str]) -> None:

@@ -4,6 +4,7 @@ from robotics.learned_constraints.demonstrations import Demonstrations, demonstr
 from robotics.learned_constraints.fit import fit_circles, fit_half_planes
 from robotics.learned_constraints.scene import FitStatus, LearnedScene
 from robotics.learned_constraints.shapes import CIRCLES, HALF_PLANES, Shape
+from robotics.learned_constraints.table import read_demonstrations, write_demonstrations
 
 __all__ = [
     "CIRCLES",
@@ -15,4 +16,6 @@ __all__ = [
     "demonstrate",
     "fit_circles",
     "fit_half_planes",
+    "read_demonstrations",
+    "write_demonstrations",
 ]

@@ -12,20 +12,20 @@ from the best of many starts. Then |step of the program - step of the demonstrat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
 from robotics.learned_constraints.demonstrations import Demonstrations, step_about
-from robotics.learned_constraints.scene import CONFIDENCE, FitStatus, LearnedScene
+from robotics.learned_constraints.losses import polish, row_loss, row_values, step_loss
+from robotics.learned_constraints.margin import leave_one_out
+from robotics.learned_constraints.scene import FitStatus, LearnedScene
 from robotics.learned_constraints.shapes import CIRCLES, HALF_PLANES, Shape
 
 STARTS = 12
 DRAWN = 40  # random scenes for each start, of which the best are started from
 POLISHED = 3  # of the starts, by L-BFGS after the steps of Adam
-HELD_OUT = 0.25
 CONDITION = 1e-3  # least singular value of the active rows' slopes in the numbers, of the largest
 
 
@@ -36,7 +36,7 @@ def fit_circles(
 
     Args:
         arm: the arm.
-        demonstrations: N of them; those with a NaN are left out. The last quarter is held out for the margin.
+        demonstrations: N of them; those with a NaN are left out.
         num: how many circles.
         tolerance: on steps [rad], above their noise: what differs by more from the free step was stopped.
         seed: of the starts.
@@ -62,47 +62,21 @@ def fit_shape(
     if len(usable) < 4 * num * shape.size:
         raise ValueError(f"demonstrations: expected {4 * num * shape.size} or more finite ones, found {len(usable)}")
     stopped = (step_about(arm, kept.theta, kept.targets, None, None)[0] - kept.steps).abs().amax(-1) > tolerance
-    cut = len(usable) - int(HELD_OUT * len(usable))
-    train, train_stopped = kept.pick(slice(cut)), stopped[:cut]
     active = torch.full(finite.shape, -2)
     active[usable] = -1
-    if int(train_stopped.sum()) < shape.size:
+    if int(stopped.sum()) < shape.size:
         numbers = torch.full((num, shape.size), torch.nan, dtype=torch.float64)
         status = torch.full((num,), int(FitStatus.NOT_ACTIVE))
         return LearnedScene(shape, numbers, status, active, math.nan, math.inf, 0, 1.0)
-    numbers = _fit_rows(arm, train, train_stopped, shape, num, seed)
-    numbers = _polish(lambda p: step_loss(arm, train, shape, p), numbers, 20)
-    residual = float(step_loss(arm, train, shape, numbers)) ** 0.5
+    numbers = _fit_rows(arm, kept, stopped, shape, num, seed)
+    numbers = polish(lambda p: step_loss(arm, kept, shape, p), numbers, 20)
+    residual = float(step_loss(arm, kept, shape, numbers)) ** 0.5
     active[usable[stopped]] = _blamed(arm, kept.pick(stopped), shape, numbers)
-    status = _status(arm, train, active[usable[:cut]], shape, numbers)
+    status = _status(arm, kept, active[usable], shape, numbers)
     if residual > tolerance:
         status[status == int(FitStatus.IDENTIFIED)] = int(FitStatus.NOT_FITTED)
-    shown = _values(arm, kept.pick(slice(cut, None)).pick(stopped[cut:]), shape, numbers).amin(-1) * arm.reach
-    margin = float(shown.max().clamp(min=0)) if len(shown) else math.inf
-    miss_rate = 1 - (1 - CONFIDENCE) ** (1 / len(shown)) if len(shown) else 1.0
-    return LearnedScene(shape, numbers, status, active, residual, margin, len(shown), miss_rate)
-
-
-def row_loss(arm: PlanarArm, demonstrations: Demonstrations, stopped: Tensor, shape: Shape, numbers: Tensor) -> Tensor:
-    """Return the mean slack residual of rows `(*scenes,)`, of reach squared, for numbers `(*scenes, k, size)`."""
-    values = _values(arm, demonstrations, shape, numbers[..., None, :, :])
-    least = values.amin(-1)
-    residual: Tensor = values.clamp(max=0).square().sum(-1) + torch.where(stopped, least.square(), 0.0)
-    return residual.mean(-1)
-
-
-def step_loss(arm: PlanarArm, demonstrations: Demonstrations, shape: Shape, numbers: Tensor) -> Tensor:
-    """Return the mean squared difference of the program's steps and the demonstrations' [rad²]."""
-    found, solved = step_about(arm, demonstrations.theta, demonstrations.targets, shape, numbers)
-    loss: Tensor = torch.where(solved, (found - demonstrations.steps).square().sum(-1), 0.0).mean()
-    return loss
-
-
-def _values(arm: PlanarArm, demonstrations: Demonstrations, shape: Shape, numbers: Tensor) -> Tensor:
-    """Return the rows at the demonstrations' steps `(*scenes, N, r)`, of reach; negative where broken."""
-    rows = shape.rows(arm, demonstrations.theta, numbers)
-    values: Tensor = rows.gap + (rows.slope @ demonstrations.steps[..., None])[..., 0]
-    return values
+    margin = leave_one_out(arm, kept, active[usable], shape, numbers)
+    return LearnedScene(shape, numbers, status, active, residual, *margin)
 
 
 def _fit_rows(
@@ -123,36 +97,16 @@ def _fit_rows(
     with torch.no_grad():
         order = row_loss(arm, demonstrations, stopped, shape, numbers).argsort()
     best = numbers.detach()[order[:POLISHED]]
-    ends = [_polish(lambda p: row_loss(arm, demonstrations, stopped, shape, p), one, 100) for one in best]
+    ends = [polish(lambda p: row_loss(arm, demonstrations, stopped, shape, p), one, 100) for one in best]
     with torch.no_grad():
         losses = [float(row_loss(arm, demonstrations, stopped, shape, end)) for end in ends]
     return ends[losses.index(min(losses))]
 
 
-def _polish(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
-    """Return where L-BFGS leads, or the start if that is no better."""
-    numbers = start.detach().clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [numbers], max_iter=steps, tolerance_grad=1e-14, tolerance_change=1e-16, line_search_fn="strong_wolfe"
-    )
-    scale = 1e-12 + float(loss(numbers).detach())
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss(numbers) / scale
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    with torch.no_grad():
-        better = bool(loss(numbers) < loss(start))
-    return numbers.detach() if better else start.detach()
-
-
 def _blamed(arm: PlanarArm, stopped: Demonstrations, shape: Shape, numbers: Tensor) -> Tensor:
     """Return the obstacle of the least row of each demonstration."""
     which = shape.rows(arm, stopped.theta, numbers).circle
-    return which[_values(arm, stopped, shape, numbers).argmin(-1)]
+    return which[row_values(arm, stopped, shape, numbers).argmin(-1)]
 
 
 def _status(arm: PlanarArm, train: Demonstrations, active: Tensor, shape: Shape, numbers: Tensor) -> Tensor:
@@ -165,7 +119,7 @@ def _status(arm: PlanarArm, train: Demonstrations, active: Tensor, shape: Shape,
             continue
 
         def least(one: Tensor, mine: Demonstrations = mine) -> Tensor:
-            return _values(arm, mine, shape, one[None]).amin(-1)
+            return row_values(arm, mine, shape, one[None]).amin(-1)
 
         slopes = torch.autograd.functional.jacobian(least, numbers[index])
         singular = torch.linalg.svdvals(slopes / slopes.norm(dim=0).clamp(min=1e-300))

@@ -6,12 +6,14 @@ import math
 from enum import IntEnum
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from robotics.arm import PlanarArm
 from robotics.learned_constraints.shapes import CIRCLES, Shape, circles_of
 from robotics.obstacles import Circles
 
-CONFIDENCE = 0.95
+WALL = 1000.0  # of reach: radius of the circle that stands for a wall
 
 
 class FitStatus(IntEnum):
@@ -41,12 +43,12 @@ class LearnedScene(NamedTuple):
         numbers: `(k, size)`, as the shape takes them.
         status: `FitStatus` of each obstacle, `(k,)`.
         active: the obstacle that stopped each demonstration, -1 where none did, -2 where it was left out, `(N,)`.
-        residual: root mean square of the difference of steps on the training part [rad].
-        margin: distance [m] by which obstacles must grow for no held-out demonstration to show one larger; infinite
-            without held-out ones that are active.
-        held_out: number of held-out demonstrations that are active, m.
-        miss_rate: with confidence 95 %, a further active demonstration shows an obstacle beyond the margin at most so
-            often: `1 - 0.05^(1/m)`, whatever the distribution, if it is that of the held-out ones.
+        residual: root mean square of the difference of steps [rad].
+        margin: distance [m] by which obstacles must grow so that no active demonstration shows them larger than a fit
+            without it says; infinite where an obstacle has too few active ones for that.
+        held_out: number m of active demonstrations that were left out in turn, each from a fit of its own.
+        miss_rate: 2/(m + 1): a further active demonstration of the same distribution shows an obstacle beyond the
+            margin at most so often, on average over sets of demonstrations, not for each set (jackknife+).
     """
 
     shape: Shape
@@ -68,7 +70,10 @@ class LearnedScene(NamedTuple):
             if status != FitStatus.IDENTIFIED:
                 raise ValueError(f"{self.shape.name} {index}: {FitStatus(status).name}, {FitStatus(status).advice}")
         if not math.isfinite(self.margin):
-            raise ValueError("margin: expected active demonstrations among the held-out ones, found none")
+            raise ValueError(
+                f"margin: expected {self.shape.size + 1} or more active demonstrations of every {self.shape.name}, "
+                "so that each can be left out, found fewer"
+            )
         return self.shape.enlarge(self.numbers, self.margin)
 
     def circles(self) -> Circles:
@@ -76,3 +81,17 @@ class LearnedScene(NamedTuple):
         if self.shape.name != CIRCLES.name:
             raise ValueError(f"circles: expected a scene of circles, found one of the shape {self.shape.name}")
         return circles_of(self.enlarged())
+
+    def scene(self, arm: PlanarArm) -> Circles:
+        """Return what to solve with as circles, whatever the shape; ValueError as from `enlarged`.
+
+        A wall becomes a circle of `WALL` times the reach that covers all of it that the arm can reach: 0.05 % of the
+        reach too much, straight ahead of the base.
+        """
+        if self.shape.name == CIRCLES.name:
+            return self.circles()
+        angle, distance = self.enlarged().unbind(-1)
+        radius = WALL * arm.reach
+        bulge = radius - math.sqrt(radius**2 - arm.reach**2)
+        center = (distance + bulge - radius)[:, None] * torch.stack((angle.cos(), angle.sin()), -1)
+        return Circles(center, torch.full_like(distance, radius))

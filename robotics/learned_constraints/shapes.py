@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm
+from robotics.arm import PlanarArm, wrap_angle
 from robotics.ik_qp import MARGIN, ClearanceRows, clearance_rows
 from robotics.obstacles import Circles
 
@@ -24,6 +24,8 @@ class Shape:
         rows: from arm, postures `(*batch, n)` and numbers `(*batch, k, size)` to the rows of a step.
         draw: from arm, how many, k and a generator to numbers `(count, k, size)` to start from.
         enlarge: from numbers and a distance [m] to numbers of the obstacle that is so much larger.
+        outgrown: from arm and two sets of numbers `(k, size)` to the distance [m] by which the first obstacles must
+            grow to contain the second, as far as the arm reaches, `(k,)`; negative where they do by more.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Shape:
     rows: Callable[[PlanarArm, Tensor, Tensor], ClearanceRows]
     draw: Callable[[PlanarArm, int, int, torch.Generator], Tensor]
     enlarge: Callable[[Tensor, float], Tensor]
+    outgrown: Callable[[PlanarArm, Tensor, Tensor], Tensor]
 
 
 def circles_of(numbers: Tensor) -> Circles:
@@ -53,6 +56,11 @@ def _draw_circles(arm: PlanarArm, count: int, k: int, generator: torch.Generator
 def _enlarge_circles(numbers: Tensor, distance: float) -> Tensor:
     radii = numbers[..., 2:].exp() + distance
     return torch.cat((numbers[..., :2], radii.log()), -1)
+
+
+def _outgrown_circles(arm: PlanarArm, numbers: Tensor, other: Tensor) -> Tensor:
+    apart: Tensor = (numbers[:, :2] - other[:, :2]).norm(dim=-1)
+    return apart + other[:, 2].exp() - numbers[:, 2].exp()
 
 
 def _half_plane_rows(arm: PlanarArm, theta: Tensor, numbers: Tensor) -> ClearanceRows:
@@ -78,7 +86,19 @@ def _enlarge_half_planes(numbers: Tensor, distance: float) -> Tensor:
     return torch.stack((numbers[..., 0], numbers[..., 1] + distance), -1)
 
 
-CIRCLES = Shape(name="circle", size=3, rows=_circle_rows, draw=_draw_circles, enlarge=_enlarge_circles)
+def _outgrown_half_planes(arm: PlanarArm, numbers: Tensor, other: Tensor) -> Tensor:
+    turn = wrap_angle(other[:, 0] - numbers[:, 0]).abs()  # moves a point in reach by at most so much across the wall
+    return arm.reach * turn + other[:, 1] - numbers[:, 1]
+
+
+CIRCLES = Shape(
+    name="circle", size=3, rows=_circle_rows, draw=_draw_circles, enlarge=_enlarge_circles, outgrown=_outgrown_circles
+)
 HALF_PLANES = Shape(
-    name="half-plane", size=2, rows=_half_plane_rows, draw=_draw_half_planes, enlarge=_enlarge_half_planes
+    name="half-plane",
+    size=2,
+    rows=_half_plane_rows,
+    draw=_draw_half_planes,
+    enlarge=_enlarge_half_planes,
+    outgrown=_outgrown_half_planes,
 )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.arm import PlanarArm, principal_angle, wrap_angle
 from robotics.obstacles import Circles
 
 CHECK_MARGIN = 1e-9  # of reach: an independent check in other arithmetic must come to the same verdict
@@ -37,7 +37,7 @@ _ADVICE = {
     IKStatus.NOT_REACHED: "safe, but the tip is further from the target than the tolerance",
     IKStatus.COLLISION: "some link touches a circle",
     IKStatus.LIMIT_VIOLATION: "some joint is beyond its limits",
-    IKStatus.UNREACHABLE: "the target is outside the ring that the arm's lengths can reach",
+    IKStatus.UNREACHABLE: "the lengths of the links alone keep the target out of reach, whatever limits and circles",
     IKStatus.INVALID_INPUT: "the target is not a finite number",
     IKStatus.NO_SAFE_ANSWER: "no posture found that is inside the limits and clear of the circles",
     IKStatus.INFEASIBLE: "proved: every posture at the target breaks a limit or touches a circle",
@@ -92,7 +92,7 @@ def check_answer(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circle
     error = (arm.tip(theta) - targets[:, :2]).norm(dim=-1)
     reached = error <= tolerance * arm.reach
     if targets.shape[-1] == 3:
-        reached &= wrap_angle(arm.orientation(theta) - targets[:, 2]).abs() <= tolerance
+        reached &= wrap_angle(arm.orientation(theta) - principal_angle(targets[:, 2])).abs() <= tolerance
     clearance = circles.clearance(arm.points(theta), arm.link_radius)
     status = torch.where(reached, int(IKStatus.SOLVED), int(IKStatus.NOT_REACHED))
     for verdict, holds in (  # the later, the graver
@@ -107,9 +107,24 @@ def check_answer(arm: PlanarArm, theta: Tensor, targets: Tensor, circles: Circle
     return IKAnswer(theta + missing[:, None], status, error + missing, clearance + missing)
 
 
+def beyond_reach(arm: PlanarArm, targets: Tensor) -> Tensor:
+    """Return how far targets `(N, 2|3)` are outside of what the lengths alone allow `(N,)` [m]; 0 inside.
+
+    All links together get the tip to every position in a ring, and no other. A pose fixes the wrist too, which must be
+    in the ring of the links before the last.
+    """
+    lengths, place = arm.lengths, targets[:, :2]
+    if targets.shape[-1] == 3:
+        lengths, last = arm.lengths[:-1], arm.lengths[-1]
+        angle = principal_angle(targets[:, 2])
+        place = place - last * torch.stack((angle.cos(), angle.sin()), -1)
+    far, distance = sum(lengths), place.norm(dim=-1)
+    inner = max(0.0, 2 * max(lengths, default=0.0) - far)
+    beyond: Tensor = torch.maximum(distance - far, inner - distance).clamp(min=0)
+    return beyond
+
+
 def in_reach(arm: PlanarArm, targets: Tensor, tolerance: float) -> Tensor:
-    """Return whether positions are in the ring that the lengths allow, up to the tolerance, of reach."""
-    distance: Tensor = targets[:, :2].norm(dim=-1)
-    inner = max(0.0, 2 * max(arm.lengths) - arm.reach)
-    slack = tolerance * arm.reach
-    return (distance <= arm.reach + slack) & (distance >= inner - slack)
+    """Return whether the lengths alone allow targets `(N, 2|3)`, up to the tolerance, of reach and rad."""
+    turned = arm.lengths[-1] if targets.shape[-1] == 3 else 0.0  # what an error of the orientation moves the wrist by
+    return beyond_reach(arm, targets) <= tolerance * (arm.reach + turned)
