@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from robotics import oracle
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.angles import wrap_angle
+from robotics.arm import PlanarArm
 from robotics.explanation import Blocker, Change, Explanation
 from robotics.ik_qp import build_step, clearance_rows, task_error
 from robotics.models.answer import beyond_reach, check_answer, is_safe

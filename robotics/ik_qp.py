@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from implicit_layers import QPProblem
-from robotics.arm import PlanarArm, principal_angle, wrap_angle
+from robotics.angles import principal_angle, wrap_angle
+from robotics.arm import PlanarArm
 from robotics.obstacles import Circles
 
 DAMPING = 1e-8  # least weight of the square of the step beside that of the task error

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from robotics import oracle
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.angles import wrap_angle
+from robotics.arm import PlanarArm
 from robotics.obstacles import Circles
 
 NEAR_AN_END = 1e-9  # a sample this close to an interval is in it: both are subject to round-off [rad]

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm, principal_angle, wrap_angle
+from robotics.angles import principal_angle, wrap_angle
+from robotics.arm import PlanarArm
 from robotics.bisection import find_crossing
 from robotics.obstacles import Circles
 from robotics.subdivision import ROUND_OFF, Cells, Curves, joined, places, subdivide

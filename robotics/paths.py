@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from robotics.arm import wrap_angle
+from robotics.angles import wrap_angle
 from robotics.checks import finite_numbers
 
 SHAPES = ("circle", "square", "eight")

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.angles import wrap_angle
+from robotics.arm import PlanarArm
 from robotics.least_squares import levenberg_marquardt
 
 _ORIENTATIONS = 64  # tried for every tip of three links

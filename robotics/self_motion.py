@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.angles import wrap_angle
+from robotics.arm import PlanarArm
 
 _EPS = torch.finfo(torch.float64).eps
 _POINT = 1e-12  # shorter ranges of the elbow are round-off at 0 or π, where the other elbow has the posture too [rad]

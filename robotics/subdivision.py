@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.angles import wrap_angle
+from robotics.arm import PlanarArm
 from robotics.obstacles import Circles
 from robotics.self_motion import Ranges, SelfMotion, elbow_ranges
 

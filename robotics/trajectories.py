@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from robotics import oracle
-from robotics.arm import PlanarArm, principal_angle, wrap_angle
+from robotics.angles import principal_angle, wrap_angle
+from robotics.arm import PlanarArm
 from robotics.chords import certified_chord
 from robotics.ik_qp import build_step, clearance_rows
 from robotics.models.answer import in_reach, is_safe

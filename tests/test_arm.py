@@ -10,7 +10,7 @@ from scipy.optimize import approx_fprime
 from torch.func import jacrev, vmap
 
 from robotics import PlanarArm
-from robotics.arm import principal_angle, wrap_angle
+from robotics.angles import principal_angle, wrap_angle
 from robotics.models.answer import in_reach
 
 EXACT = 1e-12  # round-off of a few sums of numbers of size one to ten, in float64

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from benchmarks.ik import poses
 from robotics import Circles, PlanarArm
-from robotics.arm import wrap_angle
+from robotics.angles import wrap_angle
 from robotics.cli import main
 from robotics.head_training import random_scenes, train_heads
 from robotics.ik_qp import task_error

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robotics.arm import wrap_angle
+from robotics.angles import wrap_angle
 from robotics.metrics import tip_errors
 from robotics.models.answer import IKStatus
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm, wrap_angle
+from robotics.angles import wrap_angle
+from robotics.arm import PlanarArm
 from robotics.ik_qp import MARGIN, ClearanceRows, clearance_rows
 from robotics.obstacles import Circles
 

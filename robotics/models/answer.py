@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.arm import PlanarArm, principal_angle, wrap_angle
+from robotics.angles import principal_angle, wrap_angle
+from robotics.arm import PlanarArm
 from robotics.obstacles import Circles
 
 CHECK_MARGIN = 1e-9  # of reach: an independent check in other arithmetic must come to the same verdict
