@@ -12,6 +12,7 @@ from robotics import demo as demonstration
 from robotics.arm import PlanarArm
 from robotics.checks import finite_numbers
 from robotics.cli_group import PATH, Commands, common, examples
+from robotics.cli_heads import train_heads_command
 from robotics.cli_inputs import answer_rows, check_arm, held_out_targets, load_models, read_target
 from robotics.cli_learn import demonstrate_command, learn_scene
 from robotics.cli_look import animate, figures
@@ -42,6 +43,7 @@ def main() -> None:
     torch.set_num_threads(1)
 
 
+main.add_command(train_heads_command)
 main.add_command(track)
 main.add_command(figures)
 main.add_command(animate)

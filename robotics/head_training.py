@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from robotics.arm import PlanarArm
 from robotics.models.heads import Heads
@@ -41,6 +43,7 @@ def train_heads(
     learning_rate: float = 3e-3,
     most_circles: int = 6,
     seed: int = 0,
+    progress: bool = False,
 ) -> Heads:
     """Return heads trained by Adam on `Heads.loss`; the same arguments give the same weights.
 
@@ -54,6 +57,7 @@ def train_heads(
         learning_rate: of Adam at the start; it falls to zero as a half cosine.
         most_circles: circles in the largest scene.
         seed: of the first weights, targets and scenes.
+        progress: whether to show a bar on stderr, if that is a terminal.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -61,7 +65,7 @@ def train_heads(
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    for _ in tqdm(range(steps), desc="train heads", file=sys.stderr, disable=None if progress else True):
         count = int(torch.randint(most_circles + 1, (), generator=generator))
         theta = arm.sample(batch_size, generator)
         targets = arm.tip(theta) if inputs == "xy" else arm.pose(theta)

@@ -22,14 +22,18 @@ COLUMNS = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 
 
 def save_run(
-    folder: StrPath, model: Model, dataset: IKDataset, circles: Circles, training: Mapping[str, Any] | None = None
+    folder: StrPath,
+    model: Model,
+    dataset: IKDataset | None,
+    circles: Circles,
+    training: Mapping[str, Any] | None = None,
 ) -> None:
     """Write checkpoint.pt and config.json, which says how to build the model and what it was trained on.
 
     Args:
         folder: Made if it is not there.
         model: The model to keep.
-        dataset: What it was trained on; its hash is kept.
+        dataset: What it was trained on; its hash is kept. None if targets were drawn on the way.
         circles: Obstacles that it was trained with.
         training: How it was trained, ready for JSON; a note for people.
 
@@ -47,7 +51,7 @@ def save_run(
         "arm": model.arm.to_json(),
         "model": model.config(),
         **circles.to_json(),
-        "dataset_hash": dataset.hash,
+        "dataset_hash": dataset.hash if dataset is not None else None,
         "training": dict(training or {}),
         "version": importlib.metadata.version("implicit-layers"),
     }
