@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 
-import numpy as np
 import pytest
 import torch
 from checker import body_of, judge, limit_excess, np_clearance, rows_of, unsafe_steps
