@@ -7,7 +7,7 @@ OUT ?= runs/demo
 # Tests run in two processes, one thread each: batched linear algebra on small matrices gains nothing from threads.
 WORKERS ?= 2
 
-.PHONY: demo test slow lint format bench bench-peers clean
+.PHONY: demo test slow lint format bench bench-ik bench-peers clean
 
 demo: $(STAMP)
 	$(BIN)/python -m robotics demo --out $(OUT)
@@ -30,6 +30,12 @@ format: $(STAMP)
 bench: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks implicit-vs-unrolled
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks qp --experiments
+
+# Trains the networks first, half an hour on one core; they are kept under runs/.
+bench-ik: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks ik
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ik.heads
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ik.poses
 
 # Peers stay out of the project's own requirements. Maros-Meszaros runs in .venv and finds its solvers there; each
 # differentiable layer has an environment of its own under benchmarks/.envs, since their versions clash.

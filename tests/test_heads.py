@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import pytest
 import torch
@@ -230,3 +231,37 @@ def test_heads_are_trained_saved_and_asked_by_the_command_line(tmp_path):
     code, output = run("solve", "--model", out, "--portfolio", *files)
     assert code == 0
     assert "2 SOLVED" in output
+
+
+def test_heads_for_every_scene_are_trained_without_a_data_set_and_asked_among_any_circles(tmp_path):
+    def run(*arguments):
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        return result.exit_code, result.output
+
+    arm = tmp_path / "arm.json"
+    arm.write_text(json.dumps({"circles": [], "arm": UNIT.to_json()}))
+    out = tmp_path / "run"
+    few = ("--steps", 60, "--hidden", 16, "--layers", 12)
+    code, output = run("train-heads", "--arm", arm, *few, "--out", out)
+    assert code == 0, output
+    model, config = load_run(out)
+    assert isinstance(model, HeadsQP)
+    assert (model.arm, model.network.heads, model.layers, config["dataset_hash"]) == (UNIT, 8, 12, None)
+    expected = train_heads(UNIT, 8, hidden=16, steps=60).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.network.state_dict().items())
+    (tmp_path / "targets.csv").write_text("x,y\n1,1\n-2,0.5\n9,9\n")
+    for circles in ([], [[0.5, 1.2, 0.2], [-1.0, -1.0, 0.3]]):
+        (tmp_path / "scene.json").write_text(json.dumps({"circles": circles}))
+        files = ("--targets", tmp_path / "targets.csv", "--scene", tmp_path / "scene.json", "--out", tmp_path / "a.csv")
+        code, output = run("solve", "--model", out, *files)
+        assert code == 0, output
+        assert "2 SOLVED, 1 UNREACHABLE" in output
+    for wrong, message in (
+        (("--heads", 3), "heads: expected 1 or a multiple of 2"),
+        (("--inputs", "xyz"), "inputs: expected one of xy, xytheta"),
+        (("--hidden", 0), "hidden: expected a positive integer"),
+        (("--layers", 0), "layers: expected a positive integer"),
+    ):
+        code, output = run("train-heads", "--arm", arm, "--steps", 1, *wrong, "--out", tmp_path / "none")
+        assert (code, message in output) == (2, True), output
+        assert not (tmp_path / "none").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+import robotics
 from robotics import Circles, DatasetConfig, IKDataset, PlanarArm, make_dataset
 from robotics.head_training import STEPS, train_heads
 from robotics.joint_training import train_as_duka
@@ -49,6 +51,14 @@ class Budget:
 
 
 QUICK = Budget(samples=300, epochs=3, layer_epochs=1, layer_samples=64, duka_samples=60, head_steps=20)
+
+
+@functools.cache
+def _code() -> str:
+    """Return a hash of the files that say what a network is and how it is trained."""
+    folder = Path(robotics.__file__).parent
+    files = [*folder.glob("*training.py"), *folder.glob("models/*.py"), folder / "dataset.py", folder / "sampling.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
 
 
 class Networks:
@@ -104,7 +114,7 @@ class Networks:
         self, config: dict[str, Any], train: Callable[[Any], object] | None, make: Callable[[], Any] | None = None
     ) -> Any:
         scene = self.circles.to_json() if train is not None else None  # what has its own data knows no circles
-        key = json.dumps([config, self.arm.to_json(), scene, asdict(self.budget)])
+        key = json.dumps([config, self.arm.to_json(), scene, asdict(self.budget), _code()])
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         if name in self._models:
             return self._models[name]

@@ -17,7 +17,7 @@ from torch import Tensor
 from robotics import Circles, PlanarArm, oracle
 from robotics.convex import Relaxation
 from robotics.convex.answering import home
-from robotics.head_training import random_scenes, train_heads
+from robotics.head_training import STEPS, random_scenes, train_heads
 from robotics.ik_qp import task_error
 from robotics.models import HeadsQP, IKStatus
 from robotics.models.answer import is_safe
@@ -63,8 +63,8 @@ def measure(
     arms: Sequence[str] = ("unit", "duka", "six", "ten"),
     circles: Sequence[int] = (0, 3, 6),
     num: int = 5000,
-    programs: int = 300,
-    steps: int = 3000,
+    programs: int = 1000,
+    steps: int = STEPS,
     say: Callable[[str], None] = print,
 ) -> list[Row]:
     """Train heads for each arm, two for three links and else eight, and ask every way the same poses.
