@@ -42,7 +42,10 @@ TEST_SEED = 1000  # of the queries; training draws from another generator
 
 @dataclass(frozen=True)
 class Row:
-    """Success of the first `starts` of one kind; CPU time is of all queries and of all starts of the largest number."""
+    """Success of the first `starts` of one kind, of `targets` known to be feasible.
+
+    CPU time is of the largest number of starts, and of all queries: what nothing can reach is tried from every start.
+    """
 
     arm: str
     circles: int
@@ -80,7 +83,7 @@ def measure(
         model = HeadsQP(train_heads(arm, heads, steps=steps, seed=seed), LAYERS)
         most = model.most_starts
         for count in circles:
-            targets, scene = _queries(arm, num, count)
+            targets, scene, known = _queries(arm, num, count)
             methods: dict[str, Callable[[], Tensor]] = {
                 "trained heads": partial(_heads_needed, model, targets, scene),
                 "random starts": partial(_starts_needed, model, targets, scene, most, seed),
@@ -90,11 +93,11 @@ def measure(
                 begin = time.process_time()
                 needed = method()
                 spent = (time.process_time() - begin) / len(targets) * 1e6
-                solved = [int((needed <= number).sum()) for number in range(1, most + 1)]
-                shares = [each / len(targets) for each in solved]
+                solved = [int((needed[known] <= number).sum()) for number in range(1, most + 1)]
+                shares = [each / int(known.sum()) for each in solved]
                 say(f"{name}, {count} circles, {kind}: " + " ".join(f"{share:.2%}" for share in shares))
                 for number, (each, share) in enumerate(zip(solved, shares, strict=True), 1):
-                    rows.append(Row(name, count, kind, number, len(targets), each, share, seed, spent))
+                    rows.append(Row(name, count, kind, number, int(known.sum()), each, share, seed, spent))
     return rows
 
 
@@ -106,7 +109,8 @@ def write(rows: Sequence[Row], folder: Path = RESULTS) -> list[Path]:
     return [table, figure]
 
 
-def _queries(arm: PlanarArm, num: int, count: int) -> tuple[Tensor, Circles]:
+def _queries(arm: PlanarArm, num: int, count: int) -> tuple[Tensor, Circles, Tensor]:
+    """Return positions (N, 2), a scene for each, and which are known to be feasible (N,)."""
     generator = torch.Generator().manual_seed(TEST_SEED)
     theta = arm.sample(num, generator)
     targets, scene = arm.tip(theta), random_scenes(arm, num, count, generator)
@@ -114,7 +118,7 @@ def _queries(arm: PlanarArm, num: int, count: int) -> tuple[Tensor, Circles]:
         known = oracle.solve_positions(arm, targets, scene).verdict == oracle.Verdict.FEASIBLE
     else:
         known = is_safe(arm, theta, scene)
-    return targets[known], scene.pick(known)
+    return targets, scene, known
 
 
 def _heads_needed(model: HeadsQP, targets: Tensor, scene: Circles) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -9,14 +10,14 @@ from torch import Tensor, nn
 
 from robotics.arm import PlanarArm
 from robotics.ik_qp import task_error
-from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
+from robotics.models.answer import IKAnswer, check_batch
+from robotics.models.attempts import Attempts, chunks
 from robotics.models.heads import Heads
 from robotics.models.mlp import INPUTS
 from robotics.obstacles import Circles
 from robotics.steps import refine
 
 TRAINED_LAYERS = 2  # as in `mlp_qp`
-CHUNK = 2048
 
 
 @final
@@ -80,43 +81,18 @@ class HeadsQP(nn.Module):
         Up to H they are heads; those above are midway between two; `most_starts` + 1 means that all failed.
         """
         check_batch(targets, circles, INPUTS[self.inputs])
-        if not len(targets):
-            empty = targets.new_zeros(0, self.arm.num_links)
-            return check_answer(self.arm, empty, targets, circles, tolerance), torch.zeros(0, dtype=torch.int64)
-        theta, used = [], []
-        for first in range(0, len(targets), CHUNK):
-            chunk = slice(first, first + CHUNK)
-            found, count = self._answer(targets[chunk], circles.pick(chunk), tolerance)
-            theta.append(found)
-            used.append(count)
-        return check_answer(self.arm, torch.cat(theta), targets, circles, tolerance), torch.cat(used)
-
-    def _answer(self, targets: Tensor, circles: Circles, tolerance: float) -> tuple[Tensor, Tensor]:
-        finite = targets.isfinite().all(-1)
-        aim = torch.where(finite[:, None], targets, 0.0)
-        starts = self.network(aim, circles)
-        theta = targets.new_full((len(targets), self.arm.num_links), torch.nan)
-        error = targets.new_full((len(targets),), torch.inf)
-        used = torch.full((len(targets),), self.most_starts + 1)
-        hopeful = finite & in_reach(self.arm, targets, tolerance)
-        tried = 0
+        attempts = Attempts(self.arm, targets, circles, tolerance, first_for_all=True)
+        steps = partial(refine, self.arm, layers=self.layers)
+        starts = torch.zeros(len(targets), self.network.heads, self.arm.num_links, dtype=torch.float64)
+        for some in chunks(torch.arange(len(targets))):
+            starts[some] = self.network(attempts.aim[some], circles.pick(some))
         for group in (starts, self.network.between(starts)):
-            asked = (finite & (error > tolerance)).nonzero()[:, 0]
-            for start in self.network.ranked(group[asked], aim[asked], circles.pick(asked)).unbind(-2):
-                tried += 1
-                mine = (error[asked] > tolerance) & (hopeful[asked] if tried > 1 else finite[asked])
-                left = asked[mine]
-                if not len(left):
-                    break
-                scene, goal = circles.pick(left), aim[left]
-                again = refine(self.arm, start[mine], goal, scene, self.layers)
-                found = task_error(self.arm, again, goal).norm(dim=-1)
-                found = torch.where(is_safe(self.arm, again, scene), found, torch.inf)
-                better = found < error[left]
-                theta[left[better]], error[left[better]] = again[better], found[better]
-                used[left[found <= tolerance]] = tried
-            tried = self.network.heads
-        return theta, used
+            ranked = group.clone()
+            for some in chunks(attempts.left()):
+                ranked[some] = self.network.ranked(group[some], attempts.aim[some], circles.pick(some))
+            for start in ranked.unbind(-2):
+                attempts.attempt(start, steps)
+        return attempts.answer(), attempts.took.masked_fill(attempts.took == 0, self.most_starts + 1)
 
 
 def _chosen(starts: Tensor, head: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from robotics.arm import PlanarArm
 from robotics.checks import check_count
 from robotics.ik_qp import MARGIN, task_error
-from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
+from robotics.models.answer import IKAnswer, check_batch
+from robotics.models.attempts import Attempts, chunks
 from robotics.models.mlp import INPUTS, MLP
 from robotics.obstacles import Circles
 from robotics.starts import diverse_starts
@@ -19,7 +21,6 @@ from robotics.steps import refine, soft_step
 MODES = ("one-shot", "sequential")
 TRAINED_LAYERS = 2  # the gradient passes through so many layers: after more, the tip error is too small to teach
 RETRIES = 8  # other starts for a target that the network's start misses
-CHUNK = 2048
 
 
 @final
@@ -77,37 +78,17 @@ class MLPQP(nn.Module):
         is near it.
         """
         check_batch(targets, circles, INPUTS[self.inputs])
-        parts = []
-        for first in range(0, targets.shape[0], CHUNK):
-            chunk = slice(first, first + CHUNK)
-            scene = circles.pick(chunk)
-            theta = self._answer(targets[chunk], scene, tolerance)
-            parts.append(check_answer(self.arm, theta, targets[chunk], scene, tolerance))
-        if not parts:
-            return check_answer(self.arm, targets.new_zeros(0, self.arm.num_links), targets, circles, tolerance)
-        return IKAnswer(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-    def _answer(self, targets: Tensor, circles: Circles, tolerance: float) -> Tensor:
-        finite = targets.isfinite().all(-1)
-        aim = torch.where(finite[:, None], targets, 0.0)
-        theta = self(aim, circles)
+        attempts = Attempts(self.arm, targets, circles, tolerance, first_for_all=True)
         if self.mode == "one-shot":
-            return torch.where(finite[:, None], theta, torch.nan)
-        error = self._error(theta, aim, circles)
-        for starts in diverse_starts(self.arm, aim, circles, RETRIES):
-            missed = (finite & in_reach(self.arm, targets, tolerance) & (error > tolerance)).nonzero()[:, 0]
-            if not missed.numel():
-                break
-            scene = circles.pick(missed)
-            again = self._refine(starts[missed], aim[missed], scene, self.layers)
-            found = self._error(again, aim[missed], scene)
-            better = found < error[missed]
-            theta[missed[better]], error[missed[better]] = again[better], found[better]
-        return torch.where((finite & error.isfinite())[:, None], theta, torch.nan)
-
-    def _error(self, theta: Tensor, targets: Tensor, circles: Circles) -> Tensor:
-        error = task_error(self.arm, theta, targets).norm(dim=-1)
-        return torch.where(is_safe(self.arm, theta, circles), error, torch.inf)
+            for some in chunks(targets.isfinite().all(-1).nonzero()[:, 0]):
+                attempts.theta[some] = self(targets[some], circles.pick(some))
+            return attempts.answer()
+        steps = partial(refine, self.arm, layers=self.layers)
+        attempts.attempt(self.network(attempts.aim), steps)
+        if len(attempts.left()):
+            for again in diverse_starts(self.arm, attempts.aim, circles, RETRIES):
+                attempts.attempt(again, steps)
+        return attempts.answer()
 
     def _refine(self, start: Tensor, targets: Tensor, circles: Circles, layers: int) -> Tensor:
         if self.mode == "sequential":

@@ -1,16 +1,15 @@
-"""What a solver is, and what all of them share: restarts, rejection, and modules that may not be there."""
+"""What a solver is, and what several of them share: restarts with rejection, and rows at the closest points."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
-from robotics.ik_qp import task_error
-from robotics.models.answer import IKAnswer, check_answer, check_batch, in_reach, is_safe
+from robotics.models.answer import IKAnswer, check_batch
+from robotics.models.attempts import Attempts, Refine
 from robotics.obstacles import Circles
 
 
@@ -26,10 +25,6 @@ class Solver(Protocol):
 
     def answer(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> IKAnswer:
         """Answer targets `(N, 2|3)`; what is not safe is never returned as SOLVED."""
-
-
-Refine = Callable[[Tensor, Tensor, Circles], Tensor]
-"""From starts (m, n), inside the limits, to better joint angles, for m targets and their scenes."""
 
 
 def answer_with_restarts(
@@ -53,21 +48,12 @@ def answer_with_restarts(
         refine: what makes of a start something better.
     """
     check_batch(targets, circles, 3 if targets.shape[-1] == 3 else 2)
-    aim = torch.where(targets.isfinite().all(-1, keepdim=True), targets, 0.0)
-    hopeful = targets.isfinite().all(-1) & in_reach(arm, targets, tolerance)
-    best = targets.new_full((len(targets), arm.num_links), torch.nan)
-    least = targets.new_full((len(targets),), torch.inf)
+    attempts = Attempts(arm, targets, circles, tolerance)
     for number in range(restarts):
-        left = (hopeful & (least > tolerance)).nonzero()[:, 0]
-        if not len(left):
+        if not len(attempts.left()):
             break
-        scene = circles.pick(left)
-        theta = refine(starts(number)[left], aim[left], scene)
-        error = task_error(arm, theta, aim[left]).norm(dim=-1)
-        error = torch.where(is_safe(arm, theta, scene), error, torch.inf)
-        better = error < least[left]
-        best[left[better]], least[left[better]] = theta[better], error[better]
-    return check_answer(arm, best, targets, circles, tolerance)
+        attempts.attempt(starts(number), refine)
+    return attempts.answer()
 
 
 def closest_point_rows(arm: PlanarArm, theta: Tensor, circles: Circles) -> tuple[Tensor, Tensor]:

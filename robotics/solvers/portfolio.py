@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from robotics.arm import PlanarArm
 from robotics.checks import check_count
-from robotics.ik_qp import MARGIN, task_error
-from robotics.models.answer import IKAnswer, IKStatus, check_answer, check_batch, in_reach, is_safe
+from robotics.ik_qp import MARGIN
+from robotics.models.answer import IKAnswer, IKStatus, check_batch
+from robotics.models.attempts import Attempts
 from robotics.obstacles import Circles
 from robotics.search import find_postures
 from robotics.solvers.base import Solver
@@ -80,26 +82,16 @@ class Portfolio:
     def answer_with_stage(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> tuple[IKAnswer, Tensor]:
         """Answer targets `(N, 2|3)`, and say for each which `Stage` found the answer, int64 (N,)."""
         check_batch(targets, circles, 3 if targets.shape[-1] == 3 else 2)
-        finite = targets.isfinite().all(-1)
-        aim = torch.where(finite[:, None], targets, 0.0)
-        hopeful = finite & in_reach(self.arm, targets, tolerance)
-        theta = targets.new_full((len(targets), self.arm.num_links), torch.nan)
-        error = targets.new_full((len(targets),), torch.inf)
-        stage = torch.full((len(targets),), int(Stage.NONE))
-        for number, start in self._attempts(aim, circles, tolerance):
-            left = (hopeful & (error > tolerance)).nonzero()[:, 0]
-            if not len(left):
+        attempts = Attempts(self.arm, targets, circles, tolerance)
+        stages: list[Stage] = [Stage.NONE]  # that of the attempts, in their order
+        for number, start in self._attempts(attempts.aim, circles, tolerance):
+            if not len(attempts.left()):
                 break
-            scene = circles.pick(left)
-            found = self._refine(number, start[left], aim[left], scene)
-            task = task_error(self.arm, found, aim[left]).norm(dim=-1)
-            task = torch.where(is_safe(self.arm, found, scene), task, torch.inf)
-            better = task < error[left]
-            theta[left[better]], error[left[better]] = found[better], task[better]
-            stage[left[better & (task <= tolerance)]] = int(number)
-        left = (hopeful & (error > tolerance)).nonzero()[:, 0]
-        proved = self._ask_oracle(left, aim, circles, theta, stage)
-        answer = check_answer(self.arm, theta, targets, circles, tolerance)
+            attempts.attempt(start, partial(self._refine, number))
+            stages.append(number)
+        stage = torch.tensor(stages)[attempts.took]
+        proved = self._ask_oracle(attempts, stage)
+        answer = attempts.answer()
         return answer._replace(status=answer.status.index_fill(0, proved, int(IKStatus.INFEASIBLE))), stage
 
     def _attempts(self, aim: Tensor, circles: Circles, tolerance: float) -> Iterator[tuple[Stage, Tensor]]:
@@ -122,12 +114,13 @@ class Portfolio:
             theta = soft_step(self.arm, theta, targets, circles, MARGIN, FIRST_WEIGHT * 2.0**k)
         return refine(self.arm, theta, targets, circles, certified)
 
-    def _ask_oracle(self, left: Tensor, aim: Tensor, circles: Circles, theta: Tensor, stage: Tensor) -> Tensor:
+    def _ask_oracle(self, attempts: Attempts, stage: Tensor) -> Tensor:
         """Fill in the oracle's postures; return the indices of targets that it has proved infeasible."""
+        left = attempts.left()
         if not (self.use_oracle and self.arm.num_links == 3 and len(left)):
             return left[:0]
-        found, proved = find_postures(self.arm, aim[left], circles.pick(left))
+        found, proved = find_postures(self.arm, attempts.aim[left], attempts.circles.pick(left))
         there = found.isfinite().all(-1)
-        theta[left[there]] = found[there]
+        attempts.theta[left[there]] = found[there]
         stage[left[there]] = int(Stage.ORACLE)
         return left[proved]
