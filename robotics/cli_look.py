@@ -16,10 +16,11 @@ from robotics.cli_group import PATH, F, common, examples
 from robotics.cli_inputs import check_arm, read_numbers, read_target
 from robotics.figures import draw_figures
 from robotics.files import read_scene
-from robotics.models import MLPQP, IKStatus
+from robotics.models import MLPQP, HeadsQP, IKStatus
+from robotics.obstacles import Circles
 from robotics.player import write_player
 from robotics.recording import LAYERS, Recording, record, record_best
-from robotics.runs import load_run
+from robotics.runs import Model, load_run
 
 WRITERS = {".html": write_player, ".gif": write_gif}
 
@@ -94,17 +95,26 @@ def _record(
         if arm is not None:
             check_arm(scene, arm, solver.arm, model)
         arm = solver.arm
-        network = solver.network if isinstance(solver, MLPQP) else solver
         expected = 2 if solver.inputs == "xy" else 3
         if len(aim) != expected:
             raise ValueError(f"target: expected {expected} numbers, which {model} takes, found {shown(target)}")
-        if layers is None and isinstance(solver, MLPQP) and solver.mode == "sequential":
+        if layers is None and (
+            isinstance(solver, HeadsQP) or (isinstance(solver, MLPQP) and solver.mode == "sequential")
+        ):
             layers = solver.layers
-        with torch.no_grad():
-            first.append(network(aim[None])[0])
+        first = _starts(solver, aim[None], circles)
     arm = arm or PlanarArm.duka()
     layers = layers or LAYERS
     if start is not None:
         angles = read_numbers("start", start, f"{arm.num_links} joint angles", (arm.num_links,))
         return record(arm, torch.tensor(angles, dtype=torch.float64), aim, circles, layers)
     return record_best(arm, aim, circles, first, layers, seed)
+
+
+@torch.no_grad()
+def _starts(model: Model, target: Tensor, circles: Circles) -> list[Tensor]:
+    """Return where a model would have certified steps start, in its order; its answer if it takes none."""
+    if isinstance(model, HeadsQP):
+        return list(model.starts(target, circles)[0])
+    network = model.network if isinstance(model, MLPQP) else model
+    return [network(target)[0]]

@@ -8,7 +8,7 @@ from test_cli import refused, run
 
 from robotics import PlanarArm, config_space, make_dataset
 from robotics.dataset_config import DatasetConfig
-from robotics.models import MLP, MLPQP
+from robotics.models import MLP, MLPQP, Heads, HeadsQP
 from robotics.runs import save_run
 
 
@@ -20,7 +20,11 @@ def work(tmp_path_factory):
     (folder / "unit.json").write_text(json.dumps({"circles": [], "arm": PlanarArm.unit(2).to_json()}))
     (folder / "covered.json").write_text(json.dumps({"circles": [[0.0, 0.0, 5.0]]}))
     data = make_dataset(DatasetConfig(arm=PlanarArm.duka(), num_samples=20))
-    for name, model in (("mlp", MLP(PlanarArm.duka(), hidden=4)), ("qp", MLPQP(MLP(PlanarArm.duka(), hidden=4)))):
+    for name, model in (
+        ("mlp", MLP(PlanarArm.duka(), hidden=4)),
+        ("qp", MLPQP(MLP(PlanarArm.duka(), hidden=4))),
+        ("heads", HeadsQP(Heads(PlanarArm.duka(), 2, 4))),
+    ):
         save_run(folder / name, model, data, CIRCLES)
     return folder
 
@@ -36,7 +40,7 @@ def test_animate_writes_the_way_from_the_start_that_was_given(work, tmp_path):
     assert (tmp_path / "way.GIF").read_bytes().startswith(b"GIF89a")
 
 
-@pytest.mark.parametrize("model", ["mlp", "qp"])
+@pytest.mark.parametrize("model", ["mlp", "qp", "heads"])
 def test_the_network_of_a_run_says_where_to_start(work, tmp_path, model):
     options = ("--scene", work / "scene.json", "--target", "4.5,0.5", "--model", work / model)
     run("animate", *options, "--out", tmp_path / "way.html")

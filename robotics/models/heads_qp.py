@@ -69,6 +69,12 @@ class HeadsQP(nn.Module):
         total: Tensor = error + self.network.loss(starts, targets, circles)
         return total
 
+    def starts(self, targets: Tensor, circles: Circles) -> Tensor:
+        """Return all starts `(N, S, n)` [rad] of targets `(N, 2|3)` in the order in which they are tried."""
+        heads = self.network(targets, circles)
+        groups = (heads, self.network.between(heads))
+        return torch.cat([self.network.ranked(group, targets, circles) for group in groups], -2)
+
     @torch.no_grad()
     def answer(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> IKAnswer:
         """Answer targets `(N, 2|3)`; an unsafe posture is never returned."""
