@@ -49,8 +49,9 @@ void require_written(Block<double> &block, const char *what) {
 }
 
 double odd_number() {
+    if (chance(25)) return std::numeric_limits<double>::quiet_NaN();
     static const double numbers[] = {0.0,    -0.0,   5e-324, -1e-310, 1e-200, 1e200,  -1e300, 1.7e308, -1.7e308,
-                                     INF,    -INF,   std::numeric_limits<double>::quiet_NaN(), 1.0,  1e-8, 1e8};
+                                     INF,    -INF,   1.0,    1e-8,    1e8};
     return numbers[among(0, int64_t(sizeof numbers / sizeof *numbers) - 1)];
 }
 
@@ -62,6 +63,7 @@ struct Sizes {
 
 Sizes random_sizes() {
     const int64_t n = chance(20) ? among(1, 4) : among(1, 40);
+    if (chance(15)) return {among(1, 9), n, 0, among(0, 1), among(0, 1), among(0, 1)};  // often separable: see `curvature`
     return {among(1, 9), n, chance(25) ? 0 : among(1, 30), chance(40) ? 0 : among(1, n), among(0, 1), among(0, 1)};
 }
 
@@ -84,7 +86,7 @@ Block<double> curvature(const Sizes &z, int64_t &stride, int odd) {
         for (int64_t i = 0; i < n; ++i)
             for (int64_t j = 0; j < n; ++j)
                 for (int64_t l = 0; l < rank; ++l) P[base + i * n + j] += L[size_t(i * rank + l)] * L[size_t(j * rank + l)] / double(n);
-        if (chance(15))
+        if (chance(z.m ? 15 : 60))
             for (int64_t i = 0; i < n * n; ++i) P[base + i] = i % (n + 1) ? 0.0 : 0.1 + std::fabs(normal());
         if (chance(5)) P[base] -= 3.0;
         if (chance(odd)) P[base + among(0, n * n - 1)] = odd_number();
@@ -163,7 +165,7 @@ void adjoint_case(const Data &data, const SolveArguments &solved) {
 
 void solve_case() {
     const Sizes z = random_sizes();
-    const int odd = chance(30) ? 10 : 0;
+    const int odd = chance(30) ? chance(50) ? 10 : 50 : 0;
     const Data data(z, odd);
     SolveArguments a{};
     a.data = data.a, a.active_set = chance(75), a.keep = chance(70);
@@ -201,7 +203,7 @@ void solve_case() {
 
 void linear_case() {
     const Sizes z = random_sizes();
-    const int odd = chance(30) ? 10 : 0;
+    const int odd = chance(30) ? chance(50) ? 10 : 50 : 0;
     const Data data(z, odd);
     LinearArguments a{};
     a.data = data.a, a.threads = among(1, 3);

@@ -618,6 +618,9 @@ class ActiveSet {
     bool solve_separable() {
         pivots = 1;
         const double *a = e.A;
+        double check = 0;
+        for (int j = 0; j < n; ++j) check += 0.0 * e.q[j];
+        if (!finite(check)) return false;
         for (int row = 0; row < e.total; ++row) {
             d[row] = e.right(row), where[row] = -1;
             if (!(d[row] > -INF) || (e.equality(row) && d[row] == INF)) return false;
@@ -670,7 +673,7 @@ class ActiveSet {
             scale = max2(scale, max2(std::fabs(p * x[j]), max2(std::fabs(e.q[j]), std::fabs(pull))));
             xPx += p * x[j] * x[j], qx += e.q[j] * x[j];
             if (e.p) excess += e.A[j] * x[j];
-            if (x[j] == free) {
+            if (!(x[j] < free || x[j] > free)) {  // not even where free is NaN: there is no bound to blame
                 dual = max2(dual, std::fabs(push));
                 continue;
             }
