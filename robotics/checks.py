@@ -30,10 +30,11 @@ def finite_numbers(name: str, values: object, count: int | None = None) -> tuple
     return numbers
 
 
-def check_count(name: str, value: object) -> None:
-    """Raise ValueError unless an option is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected a positive integer, found {value!r}")
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Raise ValueError unless an option is an integer that is `least` or more, and that torch can hold."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+        expected = "a positive integer" if least == 1 else f"an integer >= {least}"
+        raise ValueError(f"{name}: expected {expected}, found {shown(value)}")
 
 
 def check_keys(name: str, data: object, required: set[str], optional: set[str]) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from robotics.arm import PlanarArm
-from robotics.checks import check_keys, finite_numbers, shown
+from robotics.checks import check_count, check_keys, finite_numbers, shown
 from robotics.obstacles import Circles
 
 
@@ -41,8 +41,8 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.arm, PlanarArm):
             raise ValueError(f"arm: expected a PlanarArm, found {shown(self.arm)}")
-        _check_integer("num_samples", self.num_samples, 1)
-        _check_integer("seed", self.seed, 0)
+        check_count("num_samples", self.num_samples)
+        check_count("seed", self.seed, 0)
         check_choice("sampling", self.sampling, ("joints", "workspace"))
         check_choice("removal", self.removal, ("none", "tip", "whole-arm"))
         check_choice("inputs", self.inputs, ("xy", "xytheta"))
@@ -88,8 +88,3 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless the value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {shown(value)}")
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-        raise ValueError(f"{name}: expected an integer >= {least}, found {shown(value)}")

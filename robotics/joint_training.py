@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robotics.arm import PlanarArm
-from robotics.checks import shown
+from robotics.checks import check_count, shown
 from robotics.dataset import IKDataset, make_dataset
 from robotics.dataset_config import DatasetConfig
 from robotics.files import StrPath
@@ -46,9 +46,7 @@ class JointTrainingConfig:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, found {shown(self.optimizer)}")
         for name in ("epochs", "patience"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, found {shown(value)}")
+            check_count(name, getattr(self, name))
 
 
 def fit_joints(

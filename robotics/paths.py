@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robotics.angles import wrap_angle
-from robotics.checks import finite_numbers
+from robotics.checks import check_count, finite_numbers
 
 SHAPES = ("circle", "square", "eight")
 
@@ -37,7 +37,7 @@ def shape_path(
     (size,) = finite_numbers("size", [size])
     if size <= 0:
         raise ValueError(f"size: expected a number > 0, found {size}")
-    _check_ticks(ticks, 2)
+    check_count("ticks", ticks, 2)
     if shape == "square":
         corners = ((1, -1), (1, 1), (-1, 1), (-1, -1), (1, -1))
         points = line_path(torch.tensor([(x + size * i, y + size * j) for i, j in corners], dtype=torch.float64), ticks)
@@ -71,7 +71,7 @@ def line_path(waypoints: Tensor, ticks: int) -> Tensor:
     for row in (~waypoints.isfinite().all(-1)).nonzero()[:1, 0].tolist():
         raise ValueError(f"waypoints[{row}]: expected finite numbers, found {waypoints[row].tolist()}")
     count = len(waypoints)
-    _check_ticks(ticks, count)
+    check_count("ticks", ticks, count)
     if count == 1:
         return waypoints.expand(ticks, -1).clone()
     if waypoints.shape[1] == 3:
@@ -87,8 +87,3 @@ def line_path(waypoints: Tensor, ticks: int) -> Tensor:
     line = (torch.searchsorted(own, tick, right=True) - 1).clamp(0, count - 2)
     part = ((tick - own[line]) / (own[line + 1] - own[line]))[:, None]
     return waypoints[line] * (1 - part) + waypoints[line + 1] * part
-
-
-def _check_ticks(ticks: int, least: int) -> None:
-    if isinstance(ticks, bool) or not isinstance(ticks, int) or ticks < least:
-        raise ValueError(f"ticks: expected an integer >= {least}, found {ticks!r}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robotics.checks import shown
+from robotics.checks import check_count, shown
 from robotics.dataset import IKDataset
 from robotics.files import StrPath
 from robotics.models import MLP
@@ -43,10 +43,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("seed", 0)):
-            _check_integer(name, getattr(self, name), least)
+            check_count(name, getattr(self, name), least)
         for name in ("epoch_samples", "validation_samples"):
             if getattr(self, name) is not None:
-                _check_integer(name, getattr(self, name), 1)
+                check_count(name, getattr(self, name))
         rate = self.learning_rate
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
             raise ValueError(f"learning_rate: expected a finite number > 0, found {shown(rate)}")
@@ -175,8 +175,3 @@ def _mean_loss(model: Model, targets: Tensor, circles: Circles, batch_size: int)
 
 def _weights(model: Model) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-        raise ValueError(f"{name}: expected an integer >= {least}, found {shown(value)}")

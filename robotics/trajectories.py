@@ -18,6 +18,7 @@ from torch import Tensor
 from robotics import oracle
 from robotics.angles import principal_angle, wrap_angle
 from robotics.arm import PlanarArm
+from robotics.checks import check_count
 from robotics.chords import certified_chord
 from robotics.ik_qp import build_step, clearance_rows
 from robotics.models.answer import in_reach, is_safe
@@ -242,5 +243,4 @@ def _check(
     for name, value in (("speed", speed), ("tolerance", tolerance)):
         if not value > 0:
             raise ValueError(f"{name}: expected a number > 0, found {value}")
-    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
-        raise ValueError(f"layers: expected a positive integer, found {layers!r}")
+    check_count("layers", layers)

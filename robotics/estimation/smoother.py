@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from implicit_layers import QPProblem, SolveStatus
+from robotics.checks import check_count
 from robotics.estimation.model import LinearGaussianModel
 from robotics.obstacles import Circles
 from robotics.programs import solve_quietly
@@ -66,8 +67,7 @@ def smooth(
     estimate = _solve(model, measurements, build_smoothing(model, measurements))
     if circles is None or not circles.radii.shape[-1]:
         return estimate
-    if rounds < 1:
-        raise ValueError(f"rounds: expected a positive integer, found {rounds}")
+    check_count("rounds", rounds)
     for _ in range(rounds):
         rows = half_planes(model, estimate.states.detach().nan_to_num(), circles)
         estimate = _solve(model, measurements, build_smoothing(model, measurements, rows))

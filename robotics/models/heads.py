@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robotics.angles import wrap_angle
 from robotics.arm import PlanarArm
+from robotics.checks import check_count
 from robotics.ik_qp import task_error
 from robotics.models.mlp import INPUTS
 from robotics.obstacles import Circles
@@ -46,9 +47,8 @@ class Heads(nn.Module):
 
     def __init__(self, arm: PlanarArm, heads: int = 8, hidden: int = 100, inputs: str = "xy") -> None:
         super().__init__()
-        for name, value in (("heads", heads), ("hidden", hidden)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, found {value!r}")
+        check_count("heads", heads)
+        check_count("hidden", hidden)
         if not isinstance(inputs, str) or inputs not in INPUTS:
             raise ValueError(f"inputs: expected one of {', '.join(INPUTS)}, found {inputs!r}")
         pose = inputs == "xytheta"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robotics.arm import PlanarArm
+from robotics.checks import check_count
 from robotics.ik_qp import task_error
 from robotics.models.answer import IKAnswer, check_batch
 from robotics.models.attempts import Attempts, chunks
@@ -35,8 +36,7 @@ class HeadsQP(nn.Module):
 
     def __init__(self, network: Heads, layers: int = 10) -> None:
         super().__init__()
-        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
-            raise ValueError(f"layers: expected a positive integer, found {layers!r}")
+        check_count("layers", layers)
         self.network, self.layers = network, layers
         self.arm: PlanarArm = network.arm
         self.inputs: str = network.inputs

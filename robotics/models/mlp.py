@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robotics.arm import PlanarArm
+from robotics.checks import check_count
 from robotics.ik_qp import task_error
 from robotics.models.answer import IKAnswer, check_answer, check_batch
 from robotics.obstacles import Circles
@@ -40,8 +41,7 @@ class MLP(nn.Module):
         super().__init__()
         if not isinstance(inputs, str) or inputs not in INPUTS:
             raise ValueError(f"inputs: expected one of {', '.join(INPUTS)}, found {inputs!r}")
-        if isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 1:
-            raise ValueError(f"hidden: expected a positive integer, found {hidden!r}")
+        check_count("hidden", hidden)
         if not isinstance(network, str) or network not in NETWORKS:
             raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, found {network!r}")
         self.arm, self.inputs, self.hidden, self.kind = arm, inputs, hidden, network

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from implicit_layers import OptNetLayer
 from robotics.arm import PlanarArm
+from robotics.checks import check_count
 from robotics.ik_qp import task_error
 from robotics.models.answer import IKAnswer, check_answer, check_batch
 from robotics.models.mlp import INPUTS, MLP
@@ -44,9 +45,8 @@ class OptNetIK(nn.Module):
 
     def __init__(self, network: MLP, rows: int = 4, equations: int = 1, build: str = "qp") -> None:
         super().__init__()
-        for name, value in (("rows", rows), ("equations", equations)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}: expected an integer >= 0, found {value!r}")
+        check_count("rows", rows, 0)
+        check_count("equations", equations, 0)
         if build not in BUILDS.values():
             raise ValueError(f"build: expected one of {', '.join(BUILDS.values())}, found {build!r}")
         if network.kind == "unit":
