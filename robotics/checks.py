@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+from torch import Tensor
+
 
 def shown(value: object) -> str:
     """Return `value` as one short line, for the end of an error message."""
@@ -35,6 +37,13 @@ def check_count(name: str, value: object, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
         expected = "a positive integer" if least == 1 else f"an integer >= {least}"
         raise ValueError(f"{name}: expected {expected}, found {shown(value)}")
+
+
+def check_one_scene(centers: Tensor, radii: Tensor) -> None:
+    """Raise ValueError unless circles are one scene, centres (k, 2) and radii (k,), and not a batch of them."""
+    if centers.ndim != 2 or radii.ndim != 1:
+        found = f"{tuple(centers.shape)} with radii {tuple(radii.shape)}"
+        raise ValueError(f"circles: expected one scene of shape (k, 2), found {found}")
 
 
 def check_keys(name: str, data: object, required: set[str], optional: set[str]) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from robotics import oracle
 from robotics.angles import wrap_angle
 from robotics.arm import PlanarArm
+from robotics.checks import check_one_scene
 from robotics.explanation import Blocker, Change, Explanation
 from robotics.ik_qp import build_step, clearance_rows, task_error
 from robotics.models.answer import beyond_reach, check_answer, is_safe
@@ -48,8 +49,7 @@ def explain(arm: PlanarArm, target: Tensor, circles: Circles) -> Explanation:
     """
     if target.ndim != 1 or target.shape[0] not in (2, 3) or not target.isfinite().all():
         raise ValueError(f"target: expected 2 or 3 finite numbers, found {target.tolist()}")
-    if circles.radii.ndim != 1:
-        raise ValueError(f"circles: expected one scene, found radii of shape {tuple(circles.radii.shape)}")
+    check_one_scene(circles.centers, circles.radii)
     aim, circles = target.double()[None], Circles(circles.centers.double(), circles.radii.double())
     theta, proved = find_postures(arm, aim, circles)
     beyond = float(beyond_reach(arm, aim))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robotics.checks import check_keys, finite_numbers, shown
+from robotics.checks import check_keys, check_one_scene, finite_numbers, shown
 
 
 class Witness(NamedTuple):
@@ -135,11 +135,7 @@ class Circles:
 
     def to_json(self) -> dict[str, Any]:
         """Return {"circles": [[x, y, r], ...]}; a batch of scenes has no such form."""
-        if self.centers.ndim != 2 or self.radii.ndim != 1:
-            raise ValueError(
-                f"circles: expected one scene of shape (k, 2), found {tuple(self.centers.shape)}"
-                f" with radii {tuple(self.radii.shape)}"
-            )
+        check_one_scene(self.centers, self.radii)
         return {"circles": torch.cat((self.centers, self.radii[:, None]), dim=-1).tolist()}
 
     @classmethod

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
+from robotics.checks import check_one_scene
 from robotics.ik_qp import task_error
 from robotics.models.answer import check_answer
 from robotics.obstacles import Circles
@@ -215,8 +216,7 @@ def record_best(
 def _check(arm: PlanarArm, target: Tensor, circles: Circles) -> None:
     if target.shape not in ((2,), (3,)) or not target.isfinite().all():
         raise ValueError(f"target: expected x, y or x, y, theta, all finite, found {target.tolist()}")
-    if circles.radii.ndim != 1:
-        raise ValueError(f"circles: expected one scene, found radii of shape {tuple(circles.radii.shape)}")
+    check_one_scene(circles.centers, circles.radii)
 
 
 def _layer(arm: PlanarArm, step: Step, aim: Tensor, circles: Circles) -> Layer:

@@ -18,7 +18,7 @@ from torch import Tensor
 from robotics import oracle
 from robotics.angles import principal_angle, wrap_angle
 from robotics.arm import PlanarArm
-from robotics.checks import check_count
+from robotics.checks import check_count, check_one_scene
 from robotics.chords import certified_chord
 from robotics.ik_qp import build_step, clearance_rows
 from robotics.models.answer import in_reach, is_safe
@@ -233,8 +233,7 @@ def _check(
     if targets.ndim != 2 or targets.shape[1] not in (2, 3) or not len(targets) or targets.dtype != torch.float64:
         found = f"{tuple(targets.shape)} in {targets.dtype}"
         raise ValueError(f"targets: expected shape (T >= 1, 2) or (T, 3) in float64, found {found}")
-    if circles.radii.ndim != 1:
-        raise ValueError(f"circles: expected one scene of shape (k,), found radii of {tuple(circles.radii.shape)}")
+    check_one_scene(circles.centers, circles.radii)
     if start.dtype != torch.float64 or not start.ndim or start.shape[-1] != arm.num_links:
         found = f"{tuple(start.shape)} in {start.dtype}"
         raise ValueError(f"start: expected shape (*batch, {arm.num_links}) in float64, found {found}")

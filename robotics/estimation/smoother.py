@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from implicit_layers import QPProblem, SolveStatus
-from robotics.checks import check_count
+from robotics.checks import check_count, check_one_scene
 from robotics.estimation.model import LinearGaussianModel
 from robotics.obstacles import Circles
 from robotics.programs import solve_quietly
@@ -112,9 +112,9 @@ def half_planes(model: LinearGaussianModel, states: Tensor, circles: Circles) ->
         states: `(*batch, T, d)`; where they are at a centre the normal is along y.
         circles: one scene of k circles.
     """
-    if model.position is None or circles.radii.ndim != 1:
-        found = "none" if model.position is None else f"radii of shape {tuple(circles.radii.shape)}"
-        raise ValueError(f"circles: expected a model with `position` and one scene of shape (k,), found {found}")
+    check_one_scene(circles.centers, circles.radii)
+    if model.position is None:
+        raise ValueError("circles: expected a model with `position`, found one without")
     centers, radii = circles.centers.to(states), circles.radii.to(states)
     away = (states @ model.position.mT)[..., None, :] - centers
     distance = away.norm(dim=-1, keepdim=True)
