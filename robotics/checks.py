@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -37,6 +37,12 @@ def check_count(name: str, value: object, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
         expected = "a positive integer" if least == 1 else f"an integer >= {least}"
         raise ValueError(f"{name}: expected {expected}, found {shown(value)}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise ValueError unless an option is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {shown(value)}")
 
 
 def check_one_scene(centers: Tensor, radii: Tensor) -> None:

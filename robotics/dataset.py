@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robotics.checks import check_keys, shown
-from robotics.dataset_config import DatasetConfig, check_choice
+from robotics.checks import check_choice, check_keys, shown
+from robotics.dataset_config import DatasetConfig
 from robotics.files import FileError, StrPath, read_json, read_npz, write_json, write_npz
 from robotics.labels import Labels, label
 from robotics.obstacles import Circles

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from robotics.arm import PlanarArm
-from robotics.checks import check_count, check_keys, finite_numbers, shown
+from robotics.checks import check_choice, check_count, check_keys, finite_numbers, shown
 from robotics.obstacles import Circles
 
 
@@ -82,9 +82,3 @@ class DatasetConfig:
         optional = {"circles", "sampling", "removal", "inputs", "seed", "fractions", "labels"}
         values = dict(check_keys("config", data, {"arm", "num_samples"}, optional))
         return cls(**values | {"arm": PlanarArm.from_json(values["arm"])})
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {shown(value)}")

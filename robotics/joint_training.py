@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robotics.arm import PlanarArm
-from robotics.checks import check_count, shown
+from robotics.checks import check_choice, check_count
 from robotics.dataset import IKDataset, make_dataset
 from robotics.dataset_config import DatasetConfig
 from robotics.files import StrPath
@@ -43,8 +43,7 @@ class JointTrainingConfig:
     learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, found {shown(self.optimizer)}")
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
         for name in ("epochs", "patience"):
             check_count(name, getattr(self, name))
 

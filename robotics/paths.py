@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robotics.angles import wrap_angle
-from robotics.checks import check_count, finite_numbers
+from robotics.checks import check_choice, check_count, finite_numbers
 
 SHAPES = ("circle", "square", "eight")
 
@@ -31,8 +31,7 @@ def shape_path(
     Raises:
         ValueError: an argument is none of these.
     """
-    if shape not in SHAPES:
-        raise ValueError(f"shape: expected one of {', '.join(SHAPES)}, found {shape!r}")
+    check_choice("shape", shape, SHAPES)
     x, y = finite_numbers("center", list(center), 2)
     (size,) = finite_numbers("size", [size])
     if size <= 0:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from robotics.arm import PlanarArm
-from robotics.checks import check_keys
+from robotics.checks import check_choice, check_keys
 from robotics.models.answer import IKAnswer, IKStatus, check_answer
 from robotics.models.heads import Heads
 from robotics.models.heads_qp import HeadsQP
@@ -29,8 +29,7 @@ def build_model(arm: PlanarArm, config: Mapping[str, Any]) -> MLP | MLPQP | Head
     """
     check_keys("model", config, {"model", "inputs"}, {"hidden", "layers", "network", "heads", "rows", "equations"})
     name = config["model"]
-    if name not in (*MODELS, *BUILDS):
-        raise ValueError(f"model: expected one of {', '.join((*MODELS, *BUILDS))}, found {name!r}")
+    check_choice("model", name, (*MODELS, *BUILDS))
     if config.get("heads") is not None:
         return _build_heads(arm, config)
     network = MLP(arm, config["inputs"], config.get("hidden", 100), config.get("network", "plain"))

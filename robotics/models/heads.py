@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robotics.angles import wrap_angle
 from robotics.arm import PlanarArm
-from robotics.checks import check_count
+from robotics.checks import check_choice, check_count
 from robotics.ik_qp import task_error
 from robotics.models.mlp import INPUTS
 from robotics.obstacles import Circles
@@ -49,8 +49,7 @@ class Heads(nn.Module):
         super().__init__()
         check_count("heads", heads)
         check_count("hidden", hidden)
-        if not isinstance(inputs, str) or inputs not in INPUTS:
-            raise ValueError(f"inputs: expected one of {', '.join(INPUTS)}, found {inputs!r}")
+        check_choice("inputs", inputs, INPUTS)
         pose = inputs == "xytheta"
         if pose and arm.num_links < 3:
             raise ValueError(f"arm: expected 3 links or more for poses, found {arm.num_links}")

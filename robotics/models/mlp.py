@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robotics.arm import PlanarArm
-from robotics.checks import check_count
+from robotics.checks import check_choice, check_count
 from robotics.ik_qp import task_error
 from robotics.models.answer import IKAnswer, check_answer, check_batch
 from robotics.obstacles import Circles
@@ -39,11 +39,9 @@ class MLP(nn.Module):
 
     def __init__(self, arm: PlanarArm, inputs: str = "xy", hidden: int = 100, network: str = "plain") -> None:
         super().__init__()
-        if not isinstance(inputs, str) or inputs not in INPUTS:
-            raise ValueError(f"inputs: expected one of {', '.join(INPUTS)}, found {inputs!r}")
+        check_choice("inputs", inputs, INPUTS)
         check_count("hidden", hidden)
-        if not isinstance(network, str) or network not in NETWORKS:
-            raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, found {network!r}")
+        check_choice("network", network, NETWORKS)
         self.arm, self.inputs, self.hidden, self.kind = arm, inputs, hidden, network
         self.layers = nn.Sequential(
             nn.Linear(INPUTS[inputs], hidden, dtype=torch.float64),

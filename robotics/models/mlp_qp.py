@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robotics.arm import PlanarArm
-from robotics.checks import check_count
+from robotics.checks import check_choice, check_count
 from robotics.ik_qp import MARGIN, task_error
 from robotics.models.answer import IKAnswer, check_batch
 from robotics.models.attempts import Attempts, chunks
@@ -39,8 +39,7 @@ class MLPQP(nn.Module):
 
     def __init__(self, network: MLP, mode: str = "sequential", layers: int = 6) -> None:
         super().__init__()
-        if mode not in MODES:
-            raise ValueError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
+        check_choice("mode", mode, MODES)
         check_count("layers", layers)
         self.network, self.mode, self.layers = network, mode, layers
         self.arm: PlanarArm = network.arm

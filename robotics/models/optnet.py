@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from implicit_layers import OptNetLayer
 from robotics.arm import PlanarArm
-from robotics.checks import check_count
+from robotics.checks import check_choice, check_count
 from robotics.ik_qp import task_error
 from robotics.models.answer import IKAnswer, check_answer, check_batch
 from robotics.models.mlp import INPUTS, MLP
@@ -47,8 +47,7 @@ class OptNetIK(nn.Module):
         super().__init__()
         check_count("rows", rows, 0)
         check_count("equations", equations, 0)
-        if build not in BUILDS.values():
-            raise ValueError(f"build: expected one of {', '.join(BUILDS.values())}, found {build!r}")
+        check_choice("build", build, BUILDS.values())
         if network.kind == "unit":
             raise ValueError("network: expected one output for each joint, found the kind 'unit' with two")
         self.network, self.rows, self.equations, self.build = network, rows, equations, build
