@@ -226,7 +226,7 @@ def plot(out: Path, seed: int, data: Path, folders: Sequence[Path], num: int | N
     test_set = IKDataset.load(data)
     models = load_models(folders, test_set, data)
     histories = {name: read_metrics(folder) for name, folder in zip(models, folders, strict=True)}
-    for file in demonstration.draw_figures(out, test_set, models, histories, held_out_targets(test_set, num, seed)):
+    for file in demonstration.draw_models(out, test_set, models, histories, held_out_targets(test_set, num, seed)):
         click.echo(f"written: {file}")
 
 

@@ -14,7 +14,7 @@ from robotics.arm import PlanarArm
 from robotics.checks import shown
 from robotics.cli_group import PATH, F, common, examples
 from robotics.cli_inputs import check_arm, read_numbers, read_target
-from robotics.figures import draw_figures
+from robotics.figures import draw_recording
 from robotics.files import read_scene
 from robotics.models import MLPQP, HeadsQP, IKStatus
 from robotics.obstacles import Circles
@@ -59,7 +59,7 @@ def figures(
     numbers = range(1, recording.arm.num_links + 1)
     if len(numbers) > 1 and (first == second or first not in numbers or second not in numbers):
         raise ValueError(f"joints: expected two different ones from 1 to {len(numbers)}, found {shown(joints)}")
-    for file in draw_figures(out, recording, (int(first) - 1, int(second) - 1)):
+    for file in draw_recording(out, recording, (int(first) - 1, int(second) - 1)):
         click.echo(f"written: {file}")
 
 

@@ -117,13 +117,13 @@ def run_demo(
     rows = [evaluate(model, targets, circles) for model in models.values()]
     write_json(folder / "metrics.json", [row.to_json() for row in rows])
     histories = {name: read_metrics(folder / name) for name in models}
-    figures = draw_figures(folder / "figures", dataset, models, histories, targets)
+    figures = draw_models(folder / "figures", dataset, models, histories, targets)
     runs = [folder / name / file for name in models for file in ("config.json", "metrics.csv", "checkpoint.pt")]
     data = [folder / "data" / file for file in ("config.json", "data.npz")]
     return rows, [*data, *runs, folder / "metrics.json", *figures]
 
 
-def draw_figures(
+def draw_models(
     folder: StrPath,
     dataset: IKDataset,
     models: Mapping[str, Model],

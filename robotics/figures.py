@@ -25,7 +25,7 @@ _PANELS = 4
 _FREE_CELL, _BLOCKED_CELL = "#CFE5F5", "#F6C9A8"
 
 
-def draw_figures(folder: StrPath, recording: Recording, joints: tuple[int, int] = (0, 1)) -> list[Path]:
+def draw_recording(folder: StrPath, recording: Recording, joints: tuple[int, int] = (0, 1)) -> list[Path]:
     """Draw all figures of a recording into a folder; return their paths."""
     folder = make_folder(folder)
     paths = [

@@ -12,7 +12,7 @@ from PIL import Image
 from robotics import FileError, PlanarArm
 from robotics.animation import write_gif
 from robotics.config_space import BLOCKED, FREE, OUT_OF_REACH, reachable_set, slice_at
-from robotics.figures import draw_figures, plot_configuration, plot_path, plot_reachable
+from robotics.figures import draw_recording, plot_configuration, plot_path, plot_reachable
 from robotics.plots import COLOURS
 from robotics.recording import record, record_best
 
@@ -86,7 +86,7 @@ def edges_are_white(path):
 
 def test_all_figures_are_whole_and_the_same_every_time(tmp_path, reachable, monkeypatch):
     monkeypatch.setattr("robotics.figures.reachable_set", lambda arm, circles: reachable)
-    first, again = draw_figures(tmp_path / "a", WAY), draw_figures(tmp_path / "b", WAY)
+    first, again = draw_recording(tmp_path / "a", WAY), draw_recording(tmp_path / "b", WAY)
     assert [path.name for path in first] == ["workspace.png", "reachable.png", "configuration.png"]
     for one, other in zip(first, again, strict=True):
         assert edges_are_white(one), one.name
