@@ -21,7 +21,9 @@ from robotics.steps import certified_step, escape
 LAYERS = 10
 STARTS = 8  # tried in turn where none is given, as the models do
 ACTIVE = 1e-7  # least multiplier of an active row: ten times the solver's tolerance
-STILL = 1e-9  # largest change of a joint [rad] of a step that is not worth a layer more
+# Change of a joint [rad] up to which a step shows nothing. It is far above the `STILL` of the steps, which must not
+# cost an answer its last digits.
+UNSEEN = 1e-9
 
 
 class HalfPlane(NamedTuple):
@@ -177,7 +179,7 @@ def record(arm: PlanarArm, start: Tensor, target: Tensor, circles: Circles, laye
     for _ in range(layers):
         before = theta
         theta = certified_step(arm, theta, aim, circles, watch=steps.append)
-        if (theta - before).abs().max() <= STILL:
+        if (theta - before).abs().max() <= UNSEEN:
             break
     if len(steps) > 1 and (steps[-1].end - steps[-1].start).abs().max() == 0:
         steps.pop()  # it stands still: nothing to see
