@@ -21,6 +21,7 @@ from robotics.files import StrPath
 from robotics.models import MLP
 from robotics.obstacles import Circles
 from robotics.runs import COLUMNS, save_checkpoint, save_run, write_metrics
+from robotics.training import Best
 
 OPTIMIZERS = ("levenberg-marquardt", "lbfgs", "adam")
 _DAMPING, _MOST_DAMPING = 1e-3, 1e10
@@ -69,7 +70,7 @@ def fit_joints(
     if model.kind == "unit":
         raise ValueError("model: expected a network with linear outputs, found unit")
     train, validation = (_Part(model, dataset, name) for name in ("train", "validation"))
-    best_epoch, best_loss, best_weights = 0, validation.loss().item(), _weights(model)
+    best = Best(model, validation.loss().item())
     rows: list[dict[str, float]] = []
     if folder is not None:
         save_run(folder, model, dataset, Circles.from_json({"circles": dataset.config.circles}), asdict(config))
@@ -82,14 +83,13 @@ def fit_joints(
                 break
             losses = train.loss().item(), validation.loss().item()
             rows.append(dict(zip(COLUMNS, (epoch, *losses, rate, time.perf_counter() - start), strict=True)))
-            if losses[1] < best_loss:
-                best_epoch, best_loss, best_weights = epoch, losses[1], _weights(model)
-            if epoch - best_epoch >= config.patience:
+            best.update(epoch, losses[1])
+            if epoch - best.epoch >= config.patience:
                 break
     finally:
-        model.load_state_dict(best_weights)
+        model.load_state_dict(best.weights)
         if folder is not None:
-            save_checkpoint(folder, best_weights)
+            save_checkpoint(folder, best.weights)
             write_metrics(folder, rows)
     return rows
 
@@ -218,7 +218,3 @@ _STEPS = {"levenberg-marquardt": _levenberg_marquardt, "lbfgs": _gradient_steps,
 def _linear(model: MLP) -> tuple[nn.Linear, nn.Linear]:
     hidden, _, output = model.layers
     return cast(nn.Linear, hidden), cast(nn.Linear, output)
-
-
-def _weights(model: MLP) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}

@@ -1,5 +1,7 @@
 """Training: one loop for every model."""
 
+from __future__ import annotations
+
 import math
 import sys
 import time
@@ -52,6 +54,31 @@ class TrainingConfig:
             raise ValueError(f"learning_rate: expected a finite number > 0, found {shown(rate)}")
 
 
+class Best:
+    """The weights of the least validation loss so far; those at the start count as epoch 0.
+
+    Attributes:
+        epoch: When they were reached.
+        loss: Their validation loss.
+        weights: A copy of them, as `state_dict` names them.
+    """
+
+    def __init__(self, model: Model, loss: float) -> None:
+        self._model = model
+        self._keep(0, loss)
+
+    def update(self, epoch: int, loss: float) -> bool:
+        """Keep the model's weights if their loss is less than any before, and return whether it is."""
+        less = loss < self.loss
+        if less:
+            self._keep(epoch, loss)
+        return less
+
+    def _keep(self, epoch: int, loss: float) -> None:
+        self.epoch, self.loss = epoch, loss
+        self.weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+
+
 def fit(
     model: Model,
     dataset: IKDataset,
@@ -84,7 +111,7 @@ def fit(
     """
     train, validation = (_targets(dataset, name) for name in ("train", "validation"))
     validation = validation[: config.validation_samples]
-    best_epoch, best_loss, best_weights = 0, _mean_loss(model, validation, circles, config.batch_size), _weights(model)
+    best = Best(model, _mean_loss(model, validation, circles, config.batch_size))
     rows: list[dict[str, float]] = []
     if folder is not None:
         save_run(folder, model, dataset, circles, asdict(config))
@@ -93,13 +120,7 @@ def fit(
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
-    bar = tqdm(
-        range(1, config.epochs + 1),
-        desc=f"train {model.config()['model']}",
-        unit="epoch",
-        file=sys.stderr,
-        disable=None if progress else True,  # None: where stderr is no terminal
-    )
+    bar = _bar(f"train {model.config()['model']}", config.epochs, progress)
     try:
         for epoch in bar:
             start = time.perf_counter()
@@ -108,20 +129,18 @@ def fit(
             train_loss = _train_epoch(model, train[order], circles, config.batch_size, optimizer)
             schedule.step()
             val_loss = _mean_loss(model, validation, circles, config.batch_size)
-            if val_loss < best_loss:
-                best_epoch, best_loss, best_weights = epoch, val_loss, _weights(model)
-                if folder is not None:
-                    save_checkpoint(folder, best_weights)
+            if best.update(epoch, val_loss) and folder is not None:
+                save_checkpoint(folder, best.weights)
             values = (epoch, train_loss, val_loss, rate, time.perf_counter() - start)
             rows.append(dict(zip(COLUMNS, values, strict=True)))
             if folder is not None:
                 write_metrics(folder, rows)
-            bar.set_postfix(val_loss=f"{val_loss:.2e}", best=f"{best_loss:.2e}")
-            if epoch - best_epoch >= config.patience:
+            bar.set_postfix(val_loss=f"{val_loss:.2e}", best=f"{best.loss:.2e}")
+            if epoch - best.epoch >= config.patience:
                 break
     finally:
         bar.close()
-        model.load_state_dict(best_weights)
+        model.load_state_dict(best.weights)
     return rows
 
 
@@ -148,6 +167,12 @@ def _targets(dataset: IKDataset, name: str) -> Tensor:
     return targets
 
 
+def _bar(label: str, epochs: int, progress: bool) -> tqdm[int]:
+    """Return the epochs, from 1, behind a bar on stderr."""
+    quiet = None if progress else True  # None: where stderr is no terminal
+    return tqdm(range(1, epochs + 1), desc=label, unit="epoch", file=sys.stderr, disable=quiet)
+
+
 def _train_epoch(
     model: Model, targets: Tensor, circles: Circles, batch_size: int, optimizer: torch.optim.Optimizer
 ) -> float:
@@ -171,7 +196,3 @@ def _train_epoch(
 @torch.no_grad()
 def _mean_loss(model: Model, targets: Tensor, circles: Circles, batch_size: int) -> float:
     return sum(model.loss(batch, circles).item() * len(batch) for batch in targets.split(batch_size)) / len(targets)
-
-
-def _weights(model: Model) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
