@@ -8,6 +8,8 @@ const COLOURS = data.colours;
 const reach = data.arm.lengths.reduce((a, b) => a + b, 0);
 const track = data.kind === "track";  // then a tick is what a layer else is
 const word = track ? "Tick" : "Layer";
+const numberOf = (k) => `${word} ${track ? k : k + 1}`;  // ticks count from 0, as in track.csv; layers from 1
+const place = (k) => numberOf(k) + (track ? ` / ${data.layers.length - 1}` : ` of ${data.layers.length}`);
 let frame = 0;
 
 function element(name, attributes, parent) {
@@ -145,7 +147,7 @@ const fixed = (value, digits) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "
 function drawPanel(k, theta) {
   const layer = data.layers[k];
   const kind = track ? layer.status.toLowerCase().replaceAll("_", " ") : layer.certified ? "certified step" : "softened step out of a circle";
-  byId("layer").textContent = `${word} ${k + 1} of ${data.layers.length}: ${kind}`;
+  byId("layer").textContent = `${place(k)}: ${kind}`;
   const facts = [[track ? "tip error after it" : "task error after it", layer.error === null ? "no target" : `${layer.error.toExponential(2)} of reach`],
     ["clearance after it", layer.clearance === null ? "no circles" : `${short(layer.clearance)} m`],
     track ? ["what that means", layer.advice] : ["share of the step taken", layer.fraction.toFixed(3)]];
@@ -190,6 +192,6 @@ function draw() {
   drawTarget(track ? data.layers[k].target : data.target);
   drawPanel(k, theta);
   byId("slider").value = frame;
-  byId("slider").setAttribute("aria-valuetext", `frame ${frame} of ${data.frames.length - 1}, ${word.toLowerCase()} ${k + 1}`);
+  byId("slider").setAttribute("aria-valuetext", `frame ${frame} of ${data.frames.length - 1}, ${numberOf(k).toLowerCase()}`);
   byId("frame").textContent = `${frame} / ${data.frames.length - 1}`;
 }

@@ -30,7 +30,7 @@ function tick(now) {
 function announce() {
   const [k] = data.frames[frame], layer = data.layers[k];
   const said = track ? layer.status : `active: ${Object.keys(layer.multipliers).join("; ") || "nothing"}`;
-  byId("status").textContent = `Frame ${frame}, ${word.toLowerCase()} ${k + 1}; ${said}.`;
+  byId("status").textContent = `Frame ${frame}, ${numberOf(k).toLowerCase()}; ${said}.`;
 }
 
 function go(number) {

@@ -76,12 +76,12 @@ class _TrackStage:
         recording = self.recording
         chain = recording.arm.points(recording.theta(tick, s)).numpy()
         status = TrackStatus(int(recording.track.status[tick]))
-        self.words.set_text(f"tick {tick + 1} of {len(recording.targets)}: {status.name.lower().replace('_', ' ')}")
+        self.words.set_text(f"tick {tick} / {len(recording.targets) - 1}: {status.name.lower().replace('_', ' ')}")
         self.words.set_color("black" if status == TrackStatus.REACHED else _COLOUR_OF[status])
         self.trail.set_data(*np.concatenate((self.tips[: tick + 1], chain[-1:])).T)
         self.aim.set_data(*recording.targets[tick, :2, None].numpy())  # a NaN is not drawn
         self.arm.set_data(*chain.T)
-        self.cursor.set_xdata([tick + s, tick + s])
+        self.cursor.set_xdata([tick + s - 1, tick + s - 1])  # errors are those after each tick
         self.canvas.restore_region(self.still)
         for artist in self.moving:
             artist.axes.draw_artist(artist)
@@ -89,7 +89,7 @@ class _TrackStage:
 
     def _draw_errors(self) -> None:
         track, axes = self.recording.track, self.errors
-        tick = np.arange(1, len(track.status) + 1)
+        tick = np.arange(len(track.status))  # from 0, as in track.csv
         relative = (track.tip_error / self.reach).clamp(_LEAST, _LARGEST).numpy()
         axes.plot(tick, relative, color="#BBBBBB", linewidth=1, zorder=2)
         for status in sorted(set(track.status.tolist())):

@@ -136,14 +136,14 @@ def test_the_page_draws_the_arm_of_every_tick_and_its_target(browser, tmp_path):
         assert [(x1 + x2) / 2, (y1 + y2) / 2] == pytest.approx(TARGETS[tick].tolist(), abs=1e-9)
         status = TrackStatus(int(WAY.track.status[tick])).name.lower().replace("_", " ")
         said = browser.run("return document.getElementById('layer').textContent")
-        assert said == f"Tick {tick + 1} of 40: {status}"
+        assert said == f"Tick {tick} / 39: {status}"
     assert browser.run("return document.getElementById('multipliers').hidden")
     assert browser.run("return document.getElementById('show-planes').offsetParent === null")
     browser.press("home")
     browser.press("page down")
     assert browser.run("return document.getElementById('frame').textContent").startswith(f"{moments.index((1, 1.0))} /")
     browser.click("#layer-forward")
-    assert browser.run("return document.getElementById('layer').textContent").startswith("Tick 3 of 40")
+    assert browser.run("return document.getElementById('layer').textContent").startswith("Tick 2 / 39")
     assert browser.run("return document.getElementById('layer-forward').textContent") == "Tick +"
     browser.click("#play")
     browser.wait("return document.getElementById('play').textContent === 'Pause'")
