@@ -15,126 +15,20 @@
 // References: Goldfarb and Idnani (1983); Lawson and Hanson (1974), ch. 23; Judice and Pires (1994) for block pivoting.
 #pragma once
 
-#include "problems.h"
-#include "program.h"
+#include "separable.h"
 
 namespace {
 
-constexpr double DEFINITE = 1e-10;    // share of its diagonal entry that a pivot of P must keep
-constexpr double INDEPENDENT = 1e-10; // the same for K
-constexpr double CLEAR = 1e-9;        // relative size below which a slack or a multiplier may as well be zero
-constexpr double ROUNDED = 1e-13;     // asymmetry of P, relative, that the adjoint need not correct
 constexpr int WORTH_ALL = 8;          // elements sharing their rows from which on all of K pays
-constexpr int SMALL = 24;             // up to this n, the method of small_active_set.h
-constexpr int ROUNDS = 12, IDLE = 2;      // of block pivoting: at most, and without progress
+constexpr int ROUNDS = 12, IDLE = 2;  // of block pivoting: at most, and without progress
 
-inline int round_up(int n) { return (n + LANES - 1) / LANES * LANES; }
-
-// V rows (already holding the rows of the matrix) <- U⁻ᵀ row, for ROWS of them side by side; entries before `from` are 0.
-template <int ROWS> void forward_rows(const double *U, const double *inverse, int n, int ld, double *V, int from) {
-    for (int l = from - from % 4; l < n; l += 4) {
-        const int block = n - l < 4 ? n - l : 4;
-        double a[4][ROWS];
-        for (int r = 0; r < ROWS; ++r) {
-            double *v = V + (size_t)r * ld;
-            for (int i = 0; i < block; ++i) {
-                v[l + i] *= inverse[l + i];
-                a[i][r] = v[l + i];
-                for (int j = l + i + 1; j < l + block; ++j) v[j] -= a[i][r] * U[(size_t)(l + i) * ld + j];
-            }
-        }
-        if (block < 4) return;
-        const double *u = U + (size_t)l * ld;
-        for (int j = l + 4; j < ld; j += 4) {
-            const Vec u0 = load(u + j), u1 = load(u + ld + j), u2 = load(u + 2 * ld + j), u3 = load(u + 3 * ld + j);
-            for (int r = 0; r < ROWS; ++r) {
-                double *v = V + (size_t)r * ld + j;
-                Vec sum = load(v);
-                sum -= a[0][r] * u0, sum -= a[1][r] * u1, sum -= a[2][r] * u2, sum -= a[3][r] * u3;
-                store(v, sum);
-            }
-        }
-    }
-}
-
-// Inner products of A rows of `a` with B rows of `b`; every one is summed in the same order whatever A and B.
-template <int A, int B> void inner_products(const double *a, const double *b, int ld, double (&out)[A][B]) {
-    Vec sum[A][B] = {};
-    for (int j = 0; j < ld; j += 4)
-        for (int i = 0; i < A; ++i) {
-            const Vec left = load(a + (size_t)i * ld + j);
-            for (int l = 0; l < B; ++l) sum[i][l] += left * load(b + (size_t)l * ld + j);
-        }
-    for (int i = 0; i < A; ++i)
-        for (int l = 0; l < B; ++l) out[i][l] = sum[i][l][0] + sum[i][l][1] + sum[i][l][2] + sum[i][l][3];
-}
-
-// Factor A = U'U in place, block row by block row from row `first` on (a multiple of 4; what is above is factored).
-// The diagonal of U is replaced by its inverse, kept in `inverse`. Returns the first row whose pivot is not above
-// share * |A_ii|, or n.
-inline int cholesky(const double *A, double *U, double *inverse, int n, int ld, int first, double share) {
-    for (int i = first; i < n; i += 4) {
-        const int rows = n - i < 4 ? n - i : 4;
-        switch (rows) {
-        case 4: block_row<4, double>(A, nullptr, nullptr, nullptr, 0, U, ld, i, round_up(n)); break;
-        case 3: block_row<3, double>(A, nullptr, nullptr, nullptr, 0, U, ld, i, round_up(n)); break;
-        case 2: block_row<2, double>(A, nullptr, nullptr, nullptr, 0, U, ld, i, round_up(n)); break;
-        default: block_row<1, double>(A, nullptr, nullptr, nullptr, 0, U, ld, i, round_up(n));
-        }
-        for (int r = i; r < i + rows; ++r) {
-            double *row = U + (size_t)r * ld;
-            for (int above = i; above < r; ++above)
-                axpy(-U[(size_t)above * ld + r], U + (size_t)above * ld, row, r, n);
-            if (!(row[r] > share * std::fabs(A[(size_t)r * ld + r]))) return r;
-            inverse[r] = 1.0 / std::sqrt(row[r]);
-            for (int j = r; j < n; ++j) row[j] *= inverse[r];
-        }
-    }
-    return n;
-}
-
-inline void forward(const double *U, const double *inverse, int n, int ld, double *r) {  // r <- U⁻ᵀ r
-    for (int i = 0; i < n; ++i) {
-        r[i] *= inverse[i];
-        axpy(-r[i], U + (size_t)i * ld, r, i + 1, n);
-    }
-}
-
-inline void backward(const double *U, const double *inverse, int n, int ld, double *r) {  // r <- U⁻¹ r
-    for (int i = n - 1; i >= 0; --i) r[i] = (r[i] - dot(U + (size_t)i * ld, r, i + 1, n)) * inverse[i];
-}
-
-constexpr int64_t MEASURES = 5;  // of a report: status, iterations, and the residuals primal, dual and gap
-
-// What the backward pass needs of a solution of more than SMALL unknowns: the number of active rows, their indices, and the upper triangles of R and
-// U by rows with inverted diagonals; U only where every element has its own P.
-struct Kept {
-    static constexpr int NOTHING = -1, SEPARABLE = -2;  // instead of the number of rows
-    static int64_t size(int64_t n, int64_t total, bool shared_P) {
-        const int64_t most = n < total ? n : total;
-        if (n <= SMALL) return 1 + most + (most + n) * round_up(int(n));  // K_WW⁻¹ and P⁻¹ instead
-        return 1 + most + most * (most + 1) / 2 + (shared_P ? 0 : n * (n + 1) / 2);
-    }
-};
-
-inline bool is_diagonal(const Element &e) {
-    for (int i = 0; i < e.n; ++i) {
-        const double *row = e.P + (size_t)i * e.n;
-        double off = 0;
-#pragma omp simd reduction(+ : off)
-        for (int j = 0; j < e.n; ++j) off += std::fabs(row[j]);
-        if (!(row[i] > 0) || off != row[i]) return false;
-    }
-    return true;
-}
-
-class ActiveSet {
+class ActiveSet : public Residuals {
   public:
     explicit ActiveSet(const Problems &a)
         : a_(a), e(a, 0), n(e.n), ld(round_up(n)), most(n < e.total ? n : e.total), ldr(round_up(most + 1)),
           bases(e.k + (e.upper || e.lower ? n : 0)),
-          shared_P(a.stride_P == 0), shared_rows(shared_P && a.stride_G == 0 && a.stride_A == 0) {
-        for (Array<double> *r : {&inverse, &x0, &x, &u, &gradient, &Px, &z_bounds}) r->make(ld);
+          shared_P(a.stride_P == 0), shared_rows(shared_P && a.stride_G == 0 && a.stride_A == 0), closed_form(a) {
+        for (Array<double> *r : {&inverse, &x0, &x, &u, &gradient, &Px}) r->make(ld);
         u_all.make(bases), used_in.make(bases);
         size.make(bases), place.make(bases), base_of.make(bases);
         for (Array<double> *r : {&d, &v0, &v}) r->make(e.total);
@@ -146,8 +40,8 @@ class ActiveSet {
     bool solve(int64_t element, double eps_abs, double eps_rel, int max_iter, const double *warm_lam) {
         e = Element(a_, element);
         pivots = 0, most_pivots = max_iter, count = 0, used = 0, turn += 1;
-        if (!shared_P || !prepared) separable = e.m == 0 && e.p <= 1 && is_diagonal(e);
-        if (separable) return (prepared = true) && solve_separable() && accept(eps_abs, eps_rel);
+        if (!shared_P || !prepared) separable = Separable::fits(e);
+        if (separable) return solve_separable(eps_abs, eps_rel);
         if (!prepare() || !begin(warm_lam)) return false;
         if (block_pivoting()) return finish(eps_abs, eps_rel);
         return make_dual_feasible() && single_pivoting() && finish(eps_abs, eps_rel);
@@ -156,32 +50,19 @@ class ActiveSet {
     int iterations() const { return pivots; }
 
     void write(double *x_out, double *lam, double *s, uint8_t *active, uint8_t *touching, double *kept) const {
+        if (separable) return closed_form.write(x_out, lam, s, active, touching, kept);
         std::memcpy(x_out, x.data, n * sizeof(double));
         for (int row = 0; row < e.total; ++row) {
             const bool held = where.data[row] >= 0;
-            lam[row] = multiplier_of(row);
+            lam[row] = held ? z.data[where.data[row]] : 0.0;
             s[row] = e.equality(row) ? 0.0 : max2(-v.data[row], 0.0);
             active[row] = touching[row] = held;
         }
-        if (!kept) return;
-        if (separable) *kept = Kept::SEPARABLE;
-        if (separable || !symmetric) return;  // the adjoint takes P as it is
+        if (!kept || !symmetric) return;  // the adjoint takes P as it is
         *kept++ = count;
         for (int i = 0; i < count; ++i) *kept++ = W.data[i];
         kept = pack(R, inverse_R, count, ldr, kept);
         if (!shared_P) pack(U, inverse, n, ld, kept);
-    }
-
-    double primal = 0, dual = 0, gap = 0;
-
-    // The upper triangle of M by rows, the diagonal from elsewhere; returns where it ends.
-    static double *pack(const double *M, const double *diagonal, int n, int ld, double *out) {
-        for (int i = 0; i < n; ++i) {
-            *out++ = diagonal[i];
-            std::memcpy(out, M + (size_t)i * ld + i + 1, (n - i - 1) * sizeof(double));
-            out += n - i - 1;
-        }
-        return out;
     }
 
   private:
@@ -192,7 +73,7 @@ class ActiveSet {
     bool prepared = false, definite = false, symmetric = false, separable = false, everything_seen = false;
     int pivots = 0, most_pivots = 0, count = 0, seen = 0;
     Array<double> P, U, inverse, x0, x, u, gradient, Px, V, K, size, d, v0, v, gathered, R, inverse_R, z, target, y;
-    Array<double> z_bounds, u_all;          // multipliers of bounds of separable problems; R P⁻¹R'z
+    Array<double> u_all;               // R P⁻¹R'z
     Array<double> inverse_K;                // K_WW⁻¹, while rows come and go one by one
     Array<int> place, base_of, where, entering;  // place: index + 1 among the seen rows; where: position in W or -1
     Array<int64_t> used_in;            // the turn in which a row was last in W
@@ -200,10 +81,18 @@ class ActiveSet {
     int used = 0;                      // rows that were in W in this turn; others may have been seen by other elements
     Array<int> W, at;                  // the working set, and where its rows stand among the seen ones
     Array<double> side;                // 1, or -1 for lower bounds
+    Separable closed_form;
 
     int base(int row) const { return row < e.k ? row : e.k + e.variable(row); }
     double sign(int row) const { return row < e.k ? 1.0 : e.sign(row); }
     const double *V_of(int position) const { return V.data + (size_t)at.data[position] * ld; }  // of W[position]
+
+    bool solve_separable(double eps_abs, double eps_rel) {
+        pivots = 1, prepared = true;
+        if (!closed_form.solve(e, eps_abs, eps_rel)) return false;
+        static_cast<Residuals &>(*this) = closed_form;
+        return true;
+    }
 
     // The large arrays, once they are needed.
     void allocate() {
@@ -613,95 +502,6 @@ class ActiveSet {
         }
     }
 
-    // Diagonal P, bounds, and at most one equality row a'x = b: x follows from the row's multiplier y entry by entry,
-    // x_j(y) = clip(-(q_j + y a_j) / P_jj), and a'x(y) falls piecewise linearly in y.
-    bool solve_separable() {
-        pivots = 1;
-        const double *a = e.A;
-        double check = 0;
-        for (int j = 0; j < n; ++j) check += 0.0 * e.q[j];
-        if (!finite(check)) return false;
-        for (int row = 0; row < e.total; ++row) {
-            d[row] = e.right(row), where[row] = -1;
-            if (!(d[row] > -INF) || (e.equality(row) && d[row] == INF)) return false;
-        }
-        if (e.upper && e.lower)
-            for (int j = 0; j < n; ++j)
-                if (!(-d[e.lower_from + j] < d[e.k + j])) return false;
-        double multiplier = 0, low = -INF, high = INF;
-        if (e.p) {
-            size[0] = 0;
-            for (int j = 0; j < n; ++j) size[0] += std::fabs(a[j]);
-            if (!(size[0] > 0) || !finite(size[0])) return false;
-        }
-        for (int step = 0; e.p && step <= 60; ++step) {
-            double excess = -e.b[0], slope = 0;
-            for (int j = 0; j < n; ++j) {
-                const double p = e.P[(size_t)j * (n + 1)], free = -(e.q[j] + multiplier * a[j]) / p, at = clipped(j, free);
-                excess += a[j] * at;
-                slope += at == free ? a[j] * a[j] / p : 0.0;
-            }
-            if (!finite(excess)) return false;
-            if (excess > 0) low = multiplier;
-            else high = multiplier;
-            double next = slope > 0 ? multiplier + excess / slope : excess > 0 ? high : low;
-            if (!(next > low && next < high) && excess != 0) next = 0.5 * (low + high);
-            if (!finite(next) && slope == 0) next = excess > 0 ? 2 * std::fabs(multiplier) + 1 : -2 * std::fabs(multiplier) - 1;
-            if (next == multiplier || excess == 0 || !finite(next)) break;
-            if (std::fabs(next - multiplier) <= 1e-16 * std::fabs(next)) break;
-            multiplier = next;
-        }
-        separable_multipliers(multiplier);
-        return true;
-    }
-
-    double clipped(int j, double free) const {
-        const double upper = e.upper ? d[e.k + j] : INF, lower = e.lower ? -d[e.lower_from + j] : -INF;
-        return free > upper ? upper : free < lower ? lower : free;
-    }
-
-    // The rest of the solution for the multiplier of the equality row.
-    void separable_multipliers(double multiplier) {
-        if (e.p) W[count] = 0, where[0] = count, z[count++] = multiplier;
-        double excess = e.p ? -e.b[0] : 0.0;
-        xPx = qx = dz = scale = dual = primal = reach_primal = 0;
-        for (int j = 0; j < n; ++j) {
-            const double p = e.P[(size_t)j * (n + 1)], pull = e.p ? multiplier * e.A[j] : 0.0;
-            const double free = -(e.q[j] + pull) / p;
-            x[j] = clipped(j, free);
-            const double push = -(p * x[j] + e.q[j] + pull);  // what a bound must take
-            scale = max2(scale, max2(std::fabs(p * x[j]), max2(std::fabs(e.q[j]), std::fabs(pull))));
-            xPx += p * x[j] * x[j], qx += e.q[j] * x[j];
-            if (e.p) excess += e.A[j] * x[j];
-            if (!(x[j] < free || x[j] > free)) {  // not even where free is NaN: there is no bound to blame
-                dual = max2(dual, std::fabs(push));
-                continue;
-            }
-            const int row = free > x[j] ? e.k + j : e.lower_from + j;
-            z_bounds[j] = std::fabs(push), where[row] = n + 1 + j, dz += d[row] * z_bounds[j];
-        }
-        violations_of_bounds();
-        if (e.p) {
-            v[0] = excess, dz += multiplier * e.b[0];
-            primal = std::fabs(excess), reach_primal = max2(std::fabs(e.b[0]), std::fabs(excess + e.b[0]));
-        }
-        for (int row = e.k; row < e.total; ++row)
-            if (d[row] < INF) reach_primal = max2(reach_primal, max2(std::fabs(d[row]), std::fabs(v[row] + d[row])));
-        gap = std::fabs(xPx + qx + dz);
-    }
-
-    void violations_of_bounds() {
-        if (e.upper)
-            for (int j = 0; j < n; ++j) v[e.k + j] = x[j] - d[e.k + j];
-        if (e.lower)
-            for (int j = 0; j < n; ++j) v[e.lower_from + j] = -x[j] - d[e.lower_from + j];
-    }
-
-    double multiplier_of(int row) const {
-        const int position = where.data[row];
-        return position < 0 ? 0.0 : position > n ? z_bounds.data[position - n - 1] : z.data[position];
-    }
-
     // Refine, and accept only what is beyond doubt.
     bool finish(double eps_abs, double eps_rel) {
         double before = INF;
@@ -721,13 +521,10 @@ class ActiveSet {
         for (int row = 0; row < e.total; ++row) {
             if (e.equality(row)) continue;
             const double weight = row < e.k ? size[row] : 1.0;
-            if (where[row] < 0 ? !(v[row] < -room(row)) : !(multiplier_of(row) * weight > CLEAR * scale)) return false;
+            if (where[row] < 0 ? !(v[row] < -room(row)) : !(z[where[row]] * weight > CLEAR * scale)) return false;
         }
-        const double gap_size = max2(max2(std::fabs(xPx), std::fabs(qx)), std::fabs(dz));
-        return dual <= eps_abs + eps_rel * scale && primal <= eps_abs + eps_rel * reach_primal &&
-               gap <= eps_abs + eps_rel * gap_size;
+        return within(eps_abs, eps_rel);
     }
-    double scale = 0, reach_primal = 0, xPx = 0, qx = 0, dz = 0;
 
     // Residuals at (x, z): Px + q + R'z in `gradient`, violations in v, the largest of each.
     void measure() {

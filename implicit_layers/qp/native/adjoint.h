@@ -150,7 +150,7 @@ class KeptAdjoint {
             for (int i = 0; i < n; ++i)
                 for (int j = 0; j < n; ++j) P[(size_t)i * ld + j] = 0.5 * (e.P[(size_t)i * n + j] + e.P[(size_t)j * n + i]);
             if (cholesky(P, factor, diagonal, n, ld, 0, DEFINITE) != n) return false;
-            ActiveSet::pack(factor, diagonal, n, ld, packed);
+            pack(factor, diagonal, n, ld, packed);
         }
         U = packed;
         return true;
