@@ -1,4 +1,4 @@
-"""The two operations of batched vectors that everything here is made of."""
+"""The few operations of batched vectors that everything here is made of."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ from torch import Tensor
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the dot product of each element's vectors."""
     return (a * b).sum(-1)
+
+
+def times(M: Tensor, x: Tensor) -> Tensor:
+    """Return M x, `(*batch, m)`."""
+    product: Tensor = M @ x.unsqueeze(-1)
+    return product.squeeze(-1)
+
+
+def transposed_times(M: Tensor, x: Tensor) -> Tensor:
+    """Return M'x, `(*batch, n)`."""
+    product: Tensor = x.unsqueeze(-2) @ M
+    return product.squeeze(-2)
+
+
+def choose(mask: Tensor, a: Tensor | float, b: Tensor) -> Tensor:
+    """Return a for the elements where the mask `(B,)` holds, b for the others."""
+    return torch.where(mask.reshape(*mask.shape, *(1,) * (b.ndim - mask.ndim)), a, b)
 
 
 def ratio(a: Tensor | float, b: Tensor) -> Tensor:

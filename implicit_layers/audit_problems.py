@@ -14,6 +14,8 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
+from .algebra import times
+
 Tensors = dict[str, Tensor]
 
 BATCH = 4
@@ -49,12 +51,6 @@ class Case:
     has_gradient: bool = True
     differences: bool = True
     looseness: float = 1.0
-
-
-def times(M: Tensor, v: Tensor) -> Tensor:
-    """Return M v, batched."""
-    product: Tensor = M @ v.unsqueeze(-1)
-    return product.squeeze(-1)
 
 
 def draw_problem(

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..algebra import choose
 from ..errors import ProblemError
 from ..linear import LinearSolver
 from ..status import SolveStatus
@@ -128,19 +129,19 @@ def iterate(method: Method, system: System, w: Tensor, count: int | None = None,
         failed = active & (~_finite(new) | stuck)
         if not system.minimises:  # a cost may steepen on its way down
             failed = failed | (active & ~(_size(new) <= DIVERGED * (1 + first)))
-        status = _where(failed & ~(take & (_size(new) <= limit(new))), int(SolveStatus.NUMERICAL_ERROR), status)
+        status = choose(failed & ~(take & (_size(new) <= limit(new))), int(SolveStatus.NUMERICAL_ERROR), status)
         if system.minimises:
-            status = _where(active & (new.value < -UNBOUNDED * (1 + point.value.abs().clamp(max=1))),
+            status = choose(active & (new.value < -UNBOUNDED * (1 + point.value.abs().clamp(max=1))),
                             int(SolveStatus.DUAL_INFEASIBLE), status)  # fmt: skip
         if everywhere(take):
             point, state = new, new_state
         else:
-            point = Point(*(_where(take, a, b) for a, b in zip(new, point, strict=True)))
-            state = {name: _where(take, new_state[name], old) for name, old in state.items()}
+            point = Point(*(choose(take, a, b) for a, b in zip(new, point, strict=True)))
+            state = {name: choose(take, new_state[name], old) for name, old in state.items()}
         steps = steps + active
     size = _size(point)
     status = torch.where((status == SolveStatus.MAX_ITER) & (size <= limit(point)), int(SolveStatus.SOLVED), status)
-    w = _where(status == SolveStatus.INVALID_INPUT, torch.nan, point.w)
+    w = choose(status == SolveStatus.INVALID_INPUT, torch.nan, point.w)
     return Found(w, status == SolveStatus.SOLVED, status, steps, size)
 
 
@@ -190,7 +191,3 @@ def _largest(v: Tensor) -> Tensor:
 
 def _finite(point: Point) -> Tensor:
     return point.residual.isfinite().all(-1) & point.value.isfinite()
-
-
-def _where(mask: Tensor, a: Tensor | float, b: Tensor) -> Tensor:
-    return torch.where(mask.reshape(*mask.shape, *(1,) * (b.ndim - mask.ndim)), a, b)

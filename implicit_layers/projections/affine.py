@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..algebra import times
 from ..qp.solve import solve_qp
 from .balls import norm
 from .elements import Elements
@@ -82,10 +83,10 @@ def project_affine(point: Tensor, A: Tensor, b: Tensor) -> Tensor:
     finite = rows.isfinite().flatten(-2).all(-1) & right.isfinite().all(-1)
     elements.require(finite, "A, b", "finite entries")
     rows, right = (torch.where(finite.reshape(*finite.shape, *(1,) * k), v, 0.0) for v, k in ((rows, 2), (right, 1)))
-    off = _times(rows, _times(torch.linalg.pinv(rows), right)) - right
+    off = times(rows, times(torch.linalg.pinv(rows), right)) - right
     elements.require(off.norm(dim=-1) <= CONSISTENT * right.norm(dim=-1), "A, b", "rows of Ax = b that agree")
     v, rows, right = elements.tensors()
-    return elements.answer(v - _times(torch.linalg.pinv(rows), _times(rows, v) - right))
+    return elements.answer(v - times(torch.linalg.pinv(rows), times(rows, v) - right))
 
 
 def project_polytope(
@@ -136,8 +137,3 @@ def _move(v: Tensor, a: Tensor, b: Tensor, moved: Tensor) -> Tensor:
     unit = a / size
     excess = (unit * v).sum(-1, keepdim=True) - torch.where(moved, b, 0.0) / size
     return torch.where(moved, v - unit * excess, v)
-
-
-def _times(M: Tensor, x: Tensor) -> Tensor:
-    product: Tensor = M @ x.unsqueeze(-1)
-    return product.squeeze(-1)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..algebra import times
 from ..errors import ProblemError
 
 # Shapes as the caller knows them; None stands for the batch.
@@ -47,14 +48,9 @@ class QPProblem(NamedTuple):
             `max(Gx - h, 0)` `(*batch, m)` and `Ax - b` `(*batch, p)`, of length 0 where there are no rows.
         """
         none = x[..., :0]
-        above = none if self.G is None or self.h is None else (_times(self.G, x) - self.h).clamp(min=0)
-        off = none if self.A is None or self.b is None else _times(self.A, x) - self.b
+        above = none if self.G is None or self.h is None else (times(self.G, x) - self.h).clamp(min=0)
+        off = none if self.A is None or self.b is None else times(self.A, x) - self.b
         return above, off
-
-
-def _times(M: Tensor, x: Tensor) -> Tensor:
-    product: Tensor = M @ x.unsqueeze(-1)
-    return product.squeeze(-1)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from ..algebra import choose, transposed_times
 from ..iterations.loop import ABSOLUTE, ROUND_OFF, SINGLE, check_options
 from ..status import SolveStatus
-from .program import Point, Program, choose, is_finite, largest, transposed_times
+from .program import Point, Program, is_finite, largest
 from .search import search
 from .step import find_step
 

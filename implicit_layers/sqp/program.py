@@ -73,20 +73,3 @@ def is_finite(point: Point) -> Tensor:
 def largest(v: Tensor) -> Tensor:
     """Return the largest absolute entry `(B,)`, 0 where there are none."""
     return v.abs().amax(-1) if v.shape[-1] else v.sum(-1)
-
-
-def times(M: Tensor, x: Tensor) -> Tensor:
-    """Return M x."""
-    product: Tensor = M @ x.unsqueeze(-1)
-    return product.squeeze(-1)
-
-
-def transposed_times(M: Tensor, x: Tensor) -> Tensor:
-    """Return M'x."""
-    product: Tensor = x.unsqueeze(-2) @ M
-    return product.squeeze(-2)
-
-
-def choose(mask: Tensor, a: Tensor | float, b: Tensor) -> Tensor:
-    """Return a where the mask `(B,)` holds, b elsewhere."""
-    return torch.where(mask.reshape(*mask.shape, *(1,) * (b.ndim - mask.ndim)), a, b)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..algebra import choose, times
 from .hessian import row_space
-from .program import Point, Program, choose, times, violation
+from .program import Point, Program, violation
 from .step import Step
 
 BACKTRACKS = 40

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..algebra import dot
+from ..algebra import dot, times, transposed_times
 from ..errors import SolverWarning
 from ..qp.elastic import Elastic
 from ..qp.solution import QPSolution
 from ..qp.solve import solve_qp
 from ..status import SolveStatus
 from .hessian import convex, solve_rows
-from .program import Point, Program, largest, times, transposed_times, violation
+from .program import Point, Program, largest, violation
 
 LARGEST_MULTIPLIER = 1e6  # times the gradient: beyond it, the linearised constraints are about to contradict
 LARGEST_PENALTY = 1e5  # times the gradient: where only violations count
