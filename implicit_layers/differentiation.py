@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, final
 
+from .checks import check_count, check_positive
 from .errors import ProblemError
 from .linear import LinearSolver
 
@@ -40,8 +41,7 @@ class Implicit:
     def __post_init__(self) -> None:
         if self.gradient not in ("exact", "least_squares", "smoothed"):
             raise ProblemError(f"gradient: expected 'exact', 'least_squares' or 'smoothed', got {self.gradient!r}")
-        if not self.smoothing > 0:
-            raise ProblemError(f"smoothing: expected a positive number, got {self.smoothing!r}")
+        check_positive("smoothing", self.smoothing)
         if self.linear is not None and not callable(getattr(self.linear, "solve", None)):
             raise ProblemError(f"linear: expected a LinearSolver such as GMRES() or None, got {self.linear!r}")
 
@@ -59,8 +59,7 @@ class Unrolled:
     iterations: int | None = None
 
     def __post_init__(self) -> None:
-        if self.iterations is not None and (not isinstance(self.iterations, int) or self.iterations < 1):
-            raise ProblemError(f"iterations: expected a positive integer or None, got {self.iterations!r}")
+        check_count("iterations", self.iterations, optional=True)
 
 
 @final

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .algebra import dot, ratio
+from .checks import check_count, check_positive
 from .errors import ProblemError
 from .jacobian import Product, materialise
 from .krylov import krylov_correction
@@ -93,7 +94,7 @@ class CG:
 
     def __post_init__(self) -> None:
         _check_tol(self.tol)
-        _check_count("max_iter", self.max_iter)
+        check_count("max_iter", self.max_iter, optional=True)
 
     def solve(self, product: Product, v: Tensor, transposed: Product | None = None) -> LinearSolution:
         """Solve for v `(batch, n)`."""
@@ -141,8 +142,8 @@ class GMRES:
 
     def __post_init__(self) -> None:
         _check_tol(self.tol)
-        _check_count("max_iter", self.max_iter)
-        _check_count("restart", self.restart)
+        check_count("max_iter", self.max_iter, optional=True)
+        check_count("restart", self.restart)
 
     def solve(self, product: Product, v: Tensor, transposed: Product | None = None) -> LinearSolution:
         """Solve for v `(batch, n)`."""
@@ -188,10 +189,9 @@ class Neumann:
 
     def __post_init__(self) -> None:
         _check_tol(self.tol)
-        _check_count("terms", self.terms)
-        _check_count("max_iter", self.max_iter)
-        if not self.relaxation > 0:
-            raise ProblemError(f"relaxation: expected a positive number, got {self.relaxation!r}")
+        check_count("terms", self.terms, optional=True)
+        check_count("max_iter", self.max_iter)
+        check_positive("relaxation", self.relaxation)
 
     def solve(self, product: Product, v: Tensor, transposed: Product | None = None) -> LinearSolution:
         """Solve for v `(batch, n)`."""
@@ -233,8 +233,3 @@ def _tolerance(tol: float | None, dtype: torch.dtype, single: float, double: flo
 def _check_tol(tol: float | None) -> None:
     if tol is not None and not tol > 0:
         raise ProblemError(f"tol: expected a positive number or None, got {tol!r}")
-
-
-def _check_count(name: str, value: int | None) -> None:
-    if value is not None and (not isinstance(value, int) or value < 1):
-        raise ProblemError(f"{name}: expected a positive integer, got {value!r}")

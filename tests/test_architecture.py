@@ -16,7 +16,7 @@ QP_CONTRACT = {
 }
 # A module may import from its own level and from those above it in this list.
 LEVELS = [
-    {"algebra", "errors", "status", "solution", "transforms", "functions", "unknowns"},
+    {"algebra", "checks", "errors", "status", "solution", "transforms", "functions", "unknowns"},
     {"linear", "jacobian", "krylov"},
     {"implicit", "condition", "copies", "iterations"},
     {"differentiation"},

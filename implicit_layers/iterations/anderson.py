@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..algebra import ratio
-from .loop import Point, State, System, check_count, check_options, check_positive
+from ..checks import check_count, check_positive
+from .loop import Point, State, System, check_options
 
 RIDGE = 1e3  # of the normalised normal equations, in units of round-off: old differences become dependent
 

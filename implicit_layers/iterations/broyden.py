@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..algebra import dot, ratio
+from ..checks import check_count
 from ..errors import ProblemError
 from ..jacobian import jacobian
 from ..transforms import everywhere
-from .loop import Point, State, System, check_count, check_options
+from .loop import Point, State, System, check_options
 
 EXPLOSION = 100.0  # growth of |F|² in one step that calls for a shorter one
 HALVINGS = 10

@@ -8,8 +8,9 @@ from typing import final
 import torch
 
 from ..algebra import dot
+from ..checks import check_positive
 from .line_search import backtrack
-from .loop import Point, State, System, check_options, check_positive
+from .loop import Point, State, System, check_options
 
 GROWTH = 2.0
 SUFFICIENT = (

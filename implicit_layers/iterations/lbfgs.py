@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..algebra import dot, ratio
+from ..checks import check_count
 from .line_search import backtrack
-from .loop import Point, State, System, check_count, check_options
+from .loop import Point, State, System, check_options
 
 
 @final

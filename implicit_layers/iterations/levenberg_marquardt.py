@@ -8,8 +8,9 @@ from typing import final
 import torch
 
 from ..algebra import dot, ratio
+from ..checks import check_positive
 from .gauss_newton import diagonal_scale, normal_equations, solve_shifted
-from .loop import Point, State, System, check_options, check_positive
+from .loop import Point, State, System, check_options
 
 ACCEPT = 1e-4  # share of the predicted decrease below which a step is not taken
 SMALLEST, LARGEST = 1e-15, 1e15  # of the damping

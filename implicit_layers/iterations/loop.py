@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..algebra import choose
+from ..checks import check_count
 from ..errors import ProblemError
 from ..linear import LinearSolver
 from ..status import SolveStatus
@@ -156,18 +157,6 @@ def check_options(method: Method) -> None:
         if value is not None and not value >= 0:
             raise ProblemError(f"{name}: expected a number >= 0 or None, got {value!r}")
     check_count("max_iter", method.max_iter)
-
-
-def check_count(name: str, value: object) -> None:
-    """Check a number of iterations or of things to remember."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ProblemError(f"{name}: expected a positive integer, got {value!r}")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Check a step length or a weight."""
-    if not value > 0:
-        raise ProblemError(f"{name}: expected a positive number, got {value!r}")
 
 
 def _limit(method: Method, system: System, first: Point) -> Callable[[Point], Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from .loop import Point, State, System, check_options, check_positive
+from ..checks import check_positive
+from .loop import Point, State, System, check_options
 
 
 @final

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
+from ..checks import check_count
 from ..errors import ProblemError
 from ..status import SolveStatus
 from . import native
@@ -65,8 +66,7 @@ class InteriorPoint:
                 raise ProblemError(f"{name}: expected a number in [0, 1), got {value!r}")
         if self.eps_abs == 0 and self.eps_rel == 0:
             raise ProblemError("eps_abs: expected a positive number when eps_rel is 0, got 0")
-        if isinstance(self.max_iter, bool) or not isinstance(self.max_iter, int) or self.max_iter < 1:
-            raise ProblemError(f"max_iter: expected a positive integer, got {self.max_iter!r}")
+        check_count("max_iter", self.max_iter)
         if self.core not in ("auto", "native", "torch"):
             raise ProblemError(f"core: expected 'auto', 'native' or 'torch', got {self.core!r}")
         if self.core == "native" and not native.available():
