@@ -103,12 +103,6 @@ def some_rows_missing(known: Known) -> Problem:
     return known.problem._replace(h=h)
 
 
-def some_variables_fixed(known: Known) -> Problem:
-    free = torch.arange(known.x.shape[-1]) % 4 > 0
-    lb, ub = (torch.where(free, bound, known.x) for bound in (torch.tensor(-INF).double(), torch.tensor(INF).double()))
-    return known.problem._replace(lb=lb, ub=ub)
-
-
 def crossing_bounds(known: Known) -> Problem:
     ub = known.problem.ub.clone()
     ub[..., 0] = known.problem.lb[..., 0].clamp(min=-1) - 1
