@@ -18,7 +18,7 @@ from PIL import Image
 
 from robotics.figures import TIP, draw_arm, draw_scene, draw_target
 from robotics.files import StrPath, write_bytes
-from robotics.plots import COLOURS
+from robotics.plots import COLOURS, GREY
 from robotics.recording import HalfPlane, Layer, Recording
 
 IntArray = npt.NDArray[np.int32]
@@ -27,8 +27,7 @@ FRAMES = 90
 _MILLISECONDS = 60  # between frames
 _PAUSE = 1500  # at the end, before it begins again
 _LEAST = 1e-8  # the left end of the bars
-_DPI = 80
-_GREY = "#7F7F7F"
+DPI = 80
 
 
 def write_gif(path: StrPath, recording: Recording, frames: int = FRAMES) -> Path:
@@ -93,7 +92,7 @@ class _Stage:
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        figure = Figure(figsize=(9.6, 5.8), dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(9.6, 5.8), dpi=DPI, layout="constrained")
         self.canvas = FigureCanvasAgg(figure)
         self.scene, self.bars = figure.subplots(1, 2, width_ratios=(1.75, 1))
         draw_scene(self.scene, recording.arm, recording.circles)
@@ -130,7 +129,7 @@ class _Stage:
 
     def _prepare_bars(self, most: float) -> None:
         axes, places = self.bars, range(len(self.names))
-        self.rectangles = axes.barh(places, [_LEAST] * len(self.names), height=0.34, color=_GREY)
+        self.rectangles = axes.barh(places, [_LEAST] * len(self.names), height=0.34, color=GREY)
         for plane in (plane for layer in self.recording.layers for plane in layer.planes if plane.active):
             self.rectangles[self.names.index(plane.name)].set_color(_colour(plane))
         left = _LEAST * 1.3
@@ -142,7 +141,7 @@ class _Stage:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if not self.names:
-            axes.text(0.5, 0.5, "no row is active", transform=axes.transAxes, ha="center", color="#7F7F7F")
+            axes.text(0.5, 0.5, "no row is active", transform=axes.transAxes, ha="center", color=GREY)
 
     def _show(self, layer: Layer) -> None:
         kind = "certified step" if layer.certified else "softened step"

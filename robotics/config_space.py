@@ -11,11 +11,11 @@ from torch import Tensor
 
 from robotics import oracle
 from robotics.arm import PlanarArm
+from robotics.files import FloatArray
 from robotics.models.answer import is_safe
 from robotics.obstacles import Circles
 from robotics.steps import certified_step
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int8]
 
 OUT_OF_REACH, BLOCKED, FREE = 0, 1, 2

@@ -19,7 +19,7 @@ from robotics.trajectories import Track, TrackStatus
 
 # Okabe and Ito: told apart with every kind of colour vision, and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_GREY = "#7F7F7F"
+GREY = "#7F7F7F"
 _SAFE: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "linewidth": 2.2}
 _UNSAFE: dict[str, Any] = {**_SAFE, "ls": (0, (2, 1))}
 _TARGET: dict[str, Any] = {"marker": "x", "markersize": 10, "markeredgewidth": 2.5, "ls": ""}
@@ -136,7 +136,7 @@ def plot_errors(
         values = answered.clamp(_LEAST_ERROR, _LARGEST_ERROR).numpy()
         axes.hist(values, bins, histtype="stepfilled", color=COLOURS[i % len(COLOURS)], alpha=0.15)
         axes.hist(values, bins, histtype="step", color=COLOURS[i % len(COLOURS)], linewidth=1.8, label=label)
-    axes.axvline(tolerance, color=_GREY, ls="--", linewidth=1.2, label=f"tolerance {tolerance:g}")
+    axes.axvline(tolerance, color=GREY, ls="--", linewidth=1.2, label=f"tolerance {tolerance:g}")
     axes.set(
         xscale="log",
         xlim=(_LEAST_ERROR, _LARGEST_ERROR),
@@ -164,7 +164,7 @@ def plot_track(path: StrPath, arm: PlanarArm, circles: Circles, targets: Tensor,
     draw_circles(left, circles)
     shown = np.unique(np.linspace(0, len(targets) - 1, _POSTURES).astype(int))
     for points in arm.points(track.theta[shown]):
-        left.plot(*points.T, color=_GREY, alpha=0.6, marker="o", markersize=3, linewidth=1.2, zorder=2)
+        left.plot(*points.T, color=GREY, alpha=0.6, marker="o", markersize=3, linewidth=1.2, zorder=2)
     tips = arm.tip(track.theta)
     left.plot(*targets[:, :2].T, color="black", ls="--", linewidth=1.2, label="path wanted", zorder=3)
     left.plot(*tips.T, color=COLOURS[0], linewidth=1.8, label="tip", zorder=4)
@@ -194,7 +194,7 @@ def draw_circles(axes: Any, circles: Circles, label: str | None = None, numbers:
     """Draw circles, hatched or with their numbers; the first has the label."""
     hatch = None if numbers else "///"
     for i, (x, y, radius) in enumerate(circles.to_json()["circles"]):
-        patch = patches.Circle((x, y), radius, facecolor="#D9D9D9", edgecolor=_GREY, hatch=hatch, linewidth=1, zorder=1)
+        patch = patches.Circle((x, y), radius, facecolor="#D9D9D9", edgecolor=GREY, hatch=hatch, linewidth=1, zorder=1)
         patch.set_label(label if i == 0 else None)
         axes.add_patch(patch)
         if numbers:
@@ -203,7 +203,7 @@ def draw_circles(axes: Any, circles: Circles, label: str | None = None, numbers:
 
 def draw_base(axes: Any, arm: PlanarArm) -> None:
     """Draw the base and the ring of the reach."""
-    axes.add_patch(patches.Circle((0, 0), arm.reach, fill=False, edgecolor=_GREY, ls=":", linewidth=1, zorder=1))
+    axes.add_patch(patches.Circle((0, 0), arm.reach, fill=False, edgecolor=GREY, ls=":", linewidth=1, zorder=1))
     axes.plot(0, 0, color="black", marker="s", markersize=8, zorder=7)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from robotics.animation import IntArray, pixels, save_gif
+from robotics.animation import DPI, IntArray, pixels, save_gif
 from robotics.figures import TARGET, TIP, draw_arm, draw_scene
 from robotics.files import StrPath
 from robotics.track_recording import TrackRecording
@@ -18,7 +18,6 @@ from robotics.trajectories import TrackStatus
 FRAMES = 120
 _LEAST, _LARGEST = 1e-17, 10.0  # of reach: the ends of the axis of errors
 _TYPICAL = 12  # pictures whose colours are kept
-_DPI = 80
 _COLOUR_OF = {
     TrackStatus.REACHED: "#56B4E9",
     TrackStatus.NOT_REACHED: "#7F7F7F",
@@ -50,7 +49,7 @@ class _TrackStage:
 
     def __init__(self, recording: TrackRecording) -> None:
         self.recording, self.reach = recording, recording.arm.reach
-        figure = Figure(figsize=(9.6, 5.8), dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(9.6, 5.8), dpi=DPI, layout="constrained")
         self.canvas = FigureCanvasAgg(figure)
         self.scene, self.errors = figure.subplots(1, 2, width_ratios=(1.75, 1))
         draw_scene(self.scene, recording.arm, recording.circles)

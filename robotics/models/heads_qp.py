@@ -15,10 +15,9 @@ from robotics.models.answer import IKAnswer, check_batch
 from robotics.models.attempts import Attempts, chunks
 from robotics.models.heads import Heads
 from robotics.models.mlp import INPUTS
+from robotics.models.mlp_qp import TRAINED_LAYERS
 from robotics.obstacles import Circles
 from robotics.steps import refine
-
-TRAINED_LAYERS = 2  # as in `mlp_qp`
 
 
 @final
