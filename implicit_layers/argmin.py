@@ -19,7 +19,7 @@ from .iterations.newton import Newton
 from .nonlinear import Formulation, Rule, check_choices, full_precision, lifted_precision, solve_nonlinear
 from .solution import ImplicitSolution
 from .sqp.method import SQP
-from .transforms import value_and_gradient
+from .transforms import outside_graphs, value_and_gradient
 from .unknowns import Layout
 
 METHODS = (LBFGS, Newton, GradientDescent, GaussNewton, LevenbergMarquardt)
@@ -43,6 +43,7 @@ class LeastSquares(nn.Module):
         return 0.5 * r.square().sum(-1)
 
 
+@outside_graphs
 def find_argmin(
     f: Any,
     w0: Any,

@@ -15,11 +15,13 @@ from .iterations.newton import Newton
 from .iterations.picard import Picard
 from .nonlinear import Formulation, Rule, check_choices, full_precision, lifted_precision, solve_nonlinear, squared
 from .solution import ImplicitSolution
+from .transforms import outside_graphs
 from .unknowns import Layout
 
 METHODS = (Anderson, Picard, Broyden, Newton)
 
 
+@outside_graphs
 def find_fixed_point(
     f: Any,
     w0: Any,

@@ -38,6 +38,7 @@ from implicit_layers import (
     find_argmin,
     find_fixed_point,
     find_root,
+    projections,
     solve_qp,
 )
 
@@ -702,6 +703,30 @@ class Equilibrium(nn.Module):
 
     def forward(self, x):
         return self.solve(torch.zeros_like(x), x)
+
+
+COMPILED = {
+    "root": RootLayer(lambda w, a: w**3 + w - a),
+    "fixed point": FixedPointLayer(lambda w, a: 0.5 * torch.tanh(w) + a),
+    "arg-min": ArgminLayer(lambda w, a: (w - a).square().sum(-1)),
+    "constrained": ArgminLayer(lambda w, a: (w - a).square().sum(-1), ineq=lambda w, a: w - 1),
+    "Stiefel": lambda w, a: projections.project_stiefel(a + w),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the compiler's own
+@pytest.mark.parametrize("layer", COMPILED.values(), ids=COMPILED)
+def test_torch_compile_breaks_its_graph_around_a_layer(layer):
+    def loss(a):
+        return layer(torch.zeros(2, 1, dtype=F64), 2 * a).square().sum()
+
+    a = torch.tensor([[2.0], [0.25]], dtype=F64, requires_grad=True)
+    compiled = torch.compile(loss, backend="eager")
+    got, expected = compiled(a), loss(a)
+    assert got == expected
+    assert torch.equal(*(torch.autograd.grad(v, a)[0] for v in (got, expected)))
+    with torch.no_grad():
+        assert compiled(a) == expected
 
 
 def test_an_ensemble_of_modules_is_mapped_and_differentiated(generator):
