@@ -118,7 +118,7 @@ def _unconstrained(f: Any, layout: Layout, params: tuple[Any, ...]) -> Formulati
     lifted = lift(f, params)
 
     def cost(w: Tensor, *tensors: Tensor) -> Tensor:
-        value: Tensor = lifted.call(layout.unflatten(w), *tensors)
+        value: Tensor = lifted.call(layout.handed(w), *tensors)
         layout.check_tensor(value, layout.batch_shape, "f(w)", "the batch of w0")
         return value.reshape(layout.batch)
 
@@ -133,7 +133,7 @@ def _unconstrained(f: Any, layout: Layout, params: tuple[Any, ...]) -> Formulati
         inner = lift(f.misfit, params)  # the same tensors in the same order: f has no parameters but the misfit's
 
         def misfit(w: Tensor, *tensors: Tensor) -> Tensor:
-            value: Tensor = inner.call(layout.unflatten(w), *tensors)
+            value: Tensor = inner.call(layout.handed(w), *tensors)
             return value.reshape(layout.batch, -1)
 
     return Formulation("find_argmin", layout, (lifted,), gradient, measure, misfit, minimises=True)

@@ -67,7 +67,7 @@ def find_fixed_point(
         lifted = lift(f, params)
 
         def residual(w: Tensor, *tensors: Tensor) -> Tensor:
-            value = lifted.call(layout.unflatten(w), *tensors)
+            value = lifted.call(layout.handed(w), *tensors)
             layout.check_like(value, "f(w)")
             return w - layout.flatten(value)
 

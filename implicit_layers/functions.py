@@ -104,7 +104,9 @@ def check_captures(lifted: Lifted, w: Any) -> None:
         ProblemError: a tensor was captured, and what to do.
     """
     with torch.enable_grad():
-        value = lifted.call(pytree.tree_map_only(Tensor, bare, w), *(bare(v) for v in lifted.tensors))
+        value = lifted.call(
+            pytree.tree_map_only(Tensor, lambda v: bare(v).clone(), w), *(bare(v) for v in lifted.tensors)
+        )
     if any(is_tracked(v) or is_mapped(v) for v in pytree.tree_leaves(value) if isinstance(v, Tensor)):
         raise ProblemError(
             f"{lifted.name}: expected a function of its arguments alone, but it captures a tensor that requires grad "

@@ -307,6 +307,23 @@ def test_unknowns_and_parameters_may_be_pytrees(generator):
         close(a, b)
 
 
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
+def test_a_function_may_work_in_place_on_the_unknowns(grad):
+    start, a = torch.zeros(2, 1, dtype=F64), torch.tensor([0.5], dtype=F64, requires_grad=grad)
+    found = [  # all of them 2 a
+        find_root(lambda w, a: w.mul_(0.5).sub_(a), start, a).w,
+        find_fixed_point(lambda w, a: w.mul_(0.5).add_(a), start, a).w,
+        find_argmin(lambda w, a: w.sub_(2 * a).square().sum(-1), start, a).w,
+        find_argmin(lambda w, a: w.sub_(2 * a).square().sum(-1), start, a, ineq=lambda w, a: w.sub_(2)).w,
+    ]
+    for w in found:
+        close(w, torch.ones_like(w))
+        if grad:
+            (slope,) = torch.autograd.grad(w.sum(), a)
+            close(slope, torch.full_like(a, 4.0))
+    assert (start == 0).all()
+
+
 def test_batch_dims_say_what_is_one_element(problem):
     W, x = problem
     whole = find_fixed_point(cell, torch.zeros_like(x), W, x, batch_dims=0)
@@ -714,7 +731,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the compiler's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of Dynamo
 @pytest.mark.parametrize("layer", COMPILED.values(), ids=COMPILED)
 def test_torch_compile_breaks_its_graph_around_a_layer(layer):
     def loss(a):
