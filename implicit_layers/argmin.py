@@ -19,7 +19,7 @@ from .iterations.newton import Newton
 from .nonlinear import Formulation, Rule, check_choices, full_precision, lifted_precision, solve_nonlinear
 from .solution import ImplicitSolution
 from .sqp.method import SQP
-from .transforms import value_and_gradient
+from .transforms import outside_graphs, value_and_gradient
 from .unknowns import Layout
 
 METHODS = (LBFGS, Newton, GradientDescent, GaussNewton, LevenbergMarquardt)
@@ -43,6 +43,7 @@ class LeastSquares(nn.Module):
         return 0.5 * r.square().sum(-1)
 
 
+@outside_graphs
 def find_argmin(
     f: Any,
     w0: Any,
@@ -117,7 +118,7 @@ def _unconstrained(f: Any, layout: Layout, params: tuple[Any, ...]) -> Formulati
     lifted = lift(f, params)
 
     def cost(w: Tensor, *tensors: Tensor) -> Tensor:
-        value: Tensor = lifted.call(layout.unflatten(w), *tensors)
+        value: Tensor = lifted.call(layout.handed(w), *tensors)
         layout.check_tensor(value, layout.batch_shape, "f(w)", "the batch of w0")
         return value.reshape(layout.batch)
 
@@ -132,7 +133,7 @@ def _unconstrained(f: Any, layout: Layout, params: tuple[Any, ...]) -> Formulati
         inner = lift(f.misfit, params)  # the same tensors in the same order: f has no parameters but the misfit's
 
         def misfit(w: Tensor, *tensors: Tensor) -> Tensor:
-            value: Tensor = inner.call(layout.unflatten(w), *tensors)
+            value: Tensor = inner.call(layout.handed(w), *tensors)
             return value.reshape(layout.batch, -1)
 
     return Formulation("find_argmin", layout, (lifted,), gradient, measure, misfit, minimises=True)

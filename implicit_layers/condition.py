@@ -13,7 +13,9 @@ References: Blondel et al. (2022), Efficient and modular implicit differentiatio
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -21,8 +23,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .copies import borrow, over_copies, replace_failed
-from .errors import warn_solver
+from .copies import borrow, looks_batched, over_copies, poison, replace_failed
+from .errors import SolverWarning, warn_solver
 from .implicit import MaybeTensors, Tensors, implicit_apply
 from .linear import LinearSolver
 from .transforms import directional, everywhere, pullback, stored
@@ -37,12 +39,14 @@ class Condition:
         batch_shape: the batch whose product is B, as it leads in batched params.
         core_dims: dimensions of each of the params; one more means that a transform maps over it.
         symmetric: J is symmetric (F is a gradient), so that products with J serve for its transpose.
+        own: which of the params are known to hold values of each element that no other element sees.
     """
 
     function: Callable[..., Tensor]
     batch_shape: tuple[int, ...]
     core_dims: tuple[int, ...]
     symmetric: bool = False
+    own: tuple[bool, ...] | None = None
 
     def at(self, params: Sequence[Tensor], solved: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Return F as a function of w `(copies, B, N)`."""
@@ -52,10 +56,62 @@ class Condition:
         """Evaluate F for w `(copies, B, N)`; with `solved (copies, B)`, failed elements cannot spread NaN."""
         if solved is None or everywhere(solved):
             return cast("Tensor", over_copies(self.function, self.core_dims, w, params))
-        return cast("Tensor", over_copies(self._guarded, (1, *self.core_dims), w, (solved, *params)))
+        return self._with(self.borrowed, w, params, solved)
 
-    def _guarded(self, w: Tensor, solved: Tensor, *params: Tensor) -> Tensor:
-        return self.function(w, *(borrow(p, solved, self.batch_shape) for p in params))
+    def borrowed(self, params: Sequence[Tensor], solved: Tensor) -> list[Tensor]:
+        """Return the params of one copy, failed elements holding values of one that is solved (`copies.borrow`)."""
+        own = self.own or (False,) * len(params)
+        alive = solved.any()
+        if not everywhere(alive):  # nothing to borrow in a copy that failed; its NaN must not reach what copies share
+            params = [torch.where(alive, p, p.detach()) for p in params]
+        return [borrow(p, solved, self.batch_shape, whole) for p, whole in zip(params, own, strict=True)]
+
+    def separated(self, w: Tensor, params: Sequence[Tensor], solved: Tensor) -> Condition:
+        """Return the same condition, knowing which of the params are the elements' `own`, if some element failed.
+
+        Finite data of a failed element may give NaN too (a logarithm of -1). They can be replaced if no other element
+        depends on them, which their shape alone does not say: put NaN there, and see where it arrives.
+        """
+        if self.own is not None or everywhere(solved):
+            return self
+
+        def solved_rows_of(i: int | None) -> Tensor:
+            def poisoned(params: Sequence[Tensor], solved: Tensor) -> list[Tensor]:
+                found = self.borrowed(params, solved)
+                if i is not None:
+                    found[i] = poison(params[i], solved, self.batch_shape)
+                return found
+
+            return torch.where(solved.unsqueeze(-1), self._with(poisoned, w, params, solved), 0.0)
+
+        candidates = [
+            i for i, (p, core) in enumerate(zip(params, self.core_dims, strict=True))
+            if looks_batched(p[0] if p.ndim > core else p, self.batch_shape)
+        ]  # fmt: skip
+        own = [False] * len(params)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SolverWarning)  # of layers inside F
+            before = solved_rows_of(None)
+            for i in candidates:
+                with contextlib.suppress(RuntimeError):  # some operations refuse NaN
+                    own[i] = everywhere(solved_rows_of(i) == before)
+        return replace(self, own=tuple(own))
+
+    def _with(
+        self,
+        changed: Callable[[Sequence[Tensor], Tensor], list[Tensor]],
+        w: Tensor,
+        params: Sequence[Tensor],
+        solved: Tensor,
+    ) -> Tensor:
+        """Evaluate F with other params: `changed(params, solved)`, for each copy."""
+        value = over_copies(
+            lambda w, solved, *params: self.function(w, *changed(params, solved)),
+            (1, *self.core_dims),
+            w,
+            (solved, *params),
+        )
+        return cast("Tensor", value)
 
     def product(self, u: Tensor, w: Tensor, params: Sequence[Tensor], solved: Tensor, transposed: bool) -> Tensor:
         """Return J u or Jᵀu, in differentiable operations."""
@@ -96,15 +152,16 @@ class SolutionMap:
     def tangent(self, outputs: Tensors, params: Tensors, dparams: MaybeTensors) -> Tensors:
         """Return dw = -J⁻¹ (∂F/∂θ) dθ."""
         w, solved, theta = *replace_failed(outputs), params[1:]
+        condition = self.condition.separated(w, theta, solved)
         moving = [i for i, d in enumerate(dparams[1:]) if d is not None]
         if not moving:
             return (torch.zeros_like(w),)
         change = directional(
-            lambda *moved: self.condition(w, _replaced(theta, moving, moved), solved),
+            lambda *moved: condition(w, _replaced(theta, moving, moved), solved),
             [theta[i] for i in moving],
             [cast("Tensor", dparams[1 + i]) for i in moving],
         )
-        return (self._jacobian_solve(solved, w, theta, -change, transposed=False),)
+        return (self._jacobian_solve(condition, solved, w, theta, -change, transposed=False),)
 
     def adjoint(
         self, outputs: Tensors, params: Tensors, cotangents: MaybeTensors, needs: Sequence[bool]
@@ -113,12 +170,15 @@ class SolutionMap:
         w, solved, theta = *replace_failed(outputs), params[1:]
         (v,) = cotangents
         assert v is not None  # the theorem asks only where a cotangent arrived
-        u = self._jacobian_solve(solved, w, theta, v, transposed=True)
-        return (None, *_pulled_back(lambda *p: self.condition(w, p, solved), theta, needs[1:], -u, solved))
+        condition = self.condition.separated(w, theta, solved)
+        u = self._jacobian_solve(condition, solved, w, theta, v, transposed=True)
+        return (None, *_pulled_back(lambda *p: condition(w, p, solved), theta, needs[1:], -u, solved))
 
-    def _jacobian_solve(self, solved: Tensor, w: Tensor, theta: Tensors, r: Tensor, transposed: bool) -> Tensor:
+    def _jacobian_solve(
+        self, condition: Condition, solved: Tensor, w: Tensor, theta: Tensors, r: Tensor, transposed: bool
+    ) -> Tensor:
         r = torch.where(solved.unsqueeze(-1), r, 0.0)
-        system = JacobianSolve(self.condition, self.linear, transposed, batch=self.batch)
+        system = JacobianSolve(condition, self.linear, transposed, batch=self.batch)
         (u,) = implicit_apply(system, solved, w, *theta, r)
         return u
 

@@ -106,12 +106,12 @@ class _Problem:
 
     def values(self, w: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return f, c and h."""
-        found, first, whole = [], 0, self.layout.unflatten(w)
+        found, first = [], 0
         for function, size in zip(self.functions, (None, self.p, self.m), strict=True):
             if function is None:
                 found.append(w.new_zeros(w.shape[0], 0))
                 continue
-            value = function.call(whole, *tensors[first : first + len(function.tensors)])
+            value = function.call(self.layout.handed(w), *tensors[first : first + len(function.tensors)])
             first += len(function.tensors)
             core = () if size is None else (size,)
             self.layout.check_tensor(value, (*self.layout.batch_shape, *core), f"{function.name}(w)", "w0's batch")
@@ -196,7 +196,7 @@ def _jacobian(function: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, 
 
 
 def _rows(function: Lifted, layout: Layout, w0: Any) -> int:
-    value = function.call(w0, *function.tensors)
+    value = function.call(layout.handed(layout.flatten(w0)), *function.tensors)
     batch = layout.batch_shape
     if not isinstance(value, Tensor):
         raise ProblemError(f"{function.name}(w): expected a tensor, got {type(value).__name__}")

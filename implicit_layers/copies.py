@@ -22,17 +22,28 @@ def over_copies(function: Callable[..., Any], core_dims: Sequence[int], w: Tenso
     return torch.func.vmap(function, in_dims=(0, *(0 if has else None for has in mapped)))(w, *params)
 
 
-def borrow(v: Tensor, solved: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
-    """Replace what is not finite in failed elements of a batched tensor by the values of an element that is solved.
+def looks_batched(v: Tensor, batch_shape: tuple[int, ...]) -> bool:
+    """Return whether a tensor may hold values of each element: a matrix of all elements may look the same."""
+    depth = len(batch_shape)
+    return v.is_floating_point() and depth > 0 and v.ndim >= depth and v.shape[:depth] == torch.Size(batch_shape)
+
+
+def borrow(v: Tensor, solved: Tensor, batch_shape: tuple[int, ...], whole: bool = False) -> Tensor:
+    """Replace what is not finite (`whole`: all) in failed elements of a batched tensor by values of one that is solved.
 
     A cotangent of zero does not stop a NaN: 0 · NaN reaches the gradient of everything the elements share.
     """
-    depth = len(batch_shape)
-    if not v.is_floating_point() or depth == 0 or v.ndim < depth or v.shape[:depth] != torch.Size(batch_shape):
+    if not looks_batched(v, batch_shape):
         return v
-    flat = v.reshape(math.prod(batch_shape), math.prod(v.shape[depth:]))
+    flat = v.reshape(solved.shape[0], math.prod(v.shape[len(batch_shape) :]))
     healthy = flat.gather(0, solved.to(torch.int64).argmax().expand(1, flat.shape[1]))
-    return torch.where(solved.unsqueeze(-1) | flat.isfinite(), flat, healthy).reshape(v.shape)
+    kept = solved.unsqueeze(-1) if whole else solved.unsqueeze(-1) | flat.isfinite()
+    return torch.where(kept, flat, healthy).reshape(v.shape)
+
+
+def poison(v: Tensor, solved: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
+    """Put NaN into the failed elements of a batched tensor: whatever depends on them shows it."""
+    return torch.where(solved.reshape(*batch_shape, *(1,) * (v.ndim - len(batch_shape))), v, torch.nan)
 
 
 def replace_failed(outputs: Tensors) -> tuple[Tensor, Tensor]:

@@ -15,11 +15,13 @@ from .iterations.newton import Newton
 from .iterations.picard import Picard
 from .nonlinear import Formulation, Rule, check_choices, full_precision, lifted_precision, solve_nonlinear, squared
 from .solution import ImplicitSolution
+from .transforms import outside_graphs
 from .unknowns import Layout
 
 METHODS = (Anderson, Picard, Broyden, Newton)
 
 
+@outside_graphs
 def find_fixed_point(
     f: Any,
     w0: Any,
@@ -65,7 +67,7 @@ def find_fixed_point(
         lifted = lift(f, params)
 
         def residual(w: Tensor, *tensors: Tensor) -> Tensor:
-            value = lifted.call(layout.unflatten(w), *tensors)
+            value = lifted.call(layout.handed(w), *tensors)
             layout.check_like(value, "f(w)")
             return w - layout.flatten(value)
 

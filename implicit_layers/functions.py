@@ -66,7 +66,8 @@ def lift(f: Any, params: Sequence[Any], name: str = "f") -> Lifted:
     if not callable(f):
         raise ProblemError(f"{name}: expected a function or a module, got {type(f).__name__}")
     f = owned(f)
-    own = dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
+    own = list(f.parameters()) if isinstance(f, nn.Module) else []
+    places = _places(f, own) if own else {}
     leaves, structure = pytree.tree_flatten(tuple(params))
     where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
@@ -77,9 +78,23 @@ def lift(f: Any, params: Sequence[Any], name: str = "f") -> Lifted:
         arguments = pytree.tree_unflatten(filled, structure)
         if not own:
             return f(w, *arguments)
-        return torch.func.functional_call(f, dict(zip(own, tensors, strict=False)), (w, *arguments))
+        values = {name: tensors[i] for name, i in places.items()}
+        return torch.func.functional_call(f, values, (w, *arguments), tie_weights=False)
 
-    return Lifted(call, (*own.values(), *(leaves[i] for i in where)), name)
+    return Lifted(call, (*own, *(leaves[i] for i in where)), name)
+
+
+def _places(f: nn.Module, own: Sequence[Tensor]) -> dict[str, int]:
+    """Return which of its parameters each name of a module means: tied ones have several, in modules of their own.
+
+    Where one submodule has two names, torch would put the values in twice and, afterwards, the wrong ones back.
+    """
+    numbers = {id(p): i for i, p in enumerate(own)}
+    return {
+        f"{prefix}.{name}".removeprefix("."): numbers[id(p)]
+        for prefix, module in f.named_modules()
+        for name, p in module.named_parameters(recurse=False, remove_duplicate=False)
+    }
 
 
 def check_captures(lifted: Lifted, w: Any) -> None:
@@ -89,7 +104,9 @@ def check_captures(lifted: Lifted, w: Any) -> None:
         ProblemError: a tensor was captured, and what to do.
     """
     with torch.enable_grad():
-        value = lifted.call(pytree.tree_map_only(Tensor, bare, w), *(bare(v) for v in lifted.tensors))
+        value = lifted.call(
+            pytree.tree_map_only(Tensor, lambda v: bare(v).clone(), w), *(bare(v) for v in lifted.tensors)
+        )
     if any(is_tracked(v) or is_mapped(v) for v in pytree.tree_leaves(value) if isinstance(v, Tensor)):
         raise ProblemError(
             f"{lifted.name}: expected a function of its arguments alone, but it captures a tensor that requires grad "

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .condition import Condition, JacobianSolve, SolutionMap
-from .copies import borrow, over_copies
+from .copies import over_copies
 from .differentiation import Implicit, OneStep, Unrolled
 from .errors import ProblemError, SolverError, warn_solver
 from .functions import Lifted, check_captures
@@ -203,9 +203,10 @@ def _healthy(problem: Formulation, w: Tensor, good: Tensor) -> tuple[Tensors, Te
     w = w.detach()
     if everywhere(good):
         return problem.tensors, w
-    tensors = tuple(borrow(v, good, problem.layout.batch_shape) for v in problem.tensors)
     index = good.to(torch.int64).argmax().reshape(1, 1).expand(1, w.shape[-1])
-    return tensors, torch.where(good.unsqueeze(-1), w, w.gather(0, index))
+    w = torch.where(good.unsqueeze(-1), w, w.gather(0, index))
+    condition = problem.condition.separated(w.unsqueeze(0), problem.tensors, good.unsqueeze(0))
+    return tuple(condition.borrowed(problem.tensors, good)), w
 
 
 def check_choices(method: Any, methods: Sequence[type], differentiate: Any, strict: Any) -> None:

@@ -10,13 +10,27 @@ import functools
 import importlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch._C import _functorch
+from torch._compile import _disable_dynamo
 from torch._functorch import eager_transforms, pyfunctorch
 from torch.autograd import forward_ad
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def outside_graphs(function: F) -> F:
+    """Decorate what `torch.compile` must not trace: it breaks the graph there and runs it as it is."""
+    untraced = _disable_dynamo(function)  # imports the compiler at the first call, which is from a compiled one
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        return untraced(*args, **options) if torch.compiler.is_compiling() else function(*args, **options)
+
+    return cast("F", call)
 
 
 def somebody_differentiates() -> bool:

@@ -83,6 +83,10 @@ class Layout:
         leaves = [v.reshape((*self.batch_shape, *shape)) for v, shape in zip(parts, self.shapes, strict=True)]
         return pytree.tree_unflatten(leaves, self.structure)
 
+    def handed(self, w: Tensor) -> Any:
+        """Return a copy as the pytree, for a function that may work in place."""
+        return self.unflatten(w.clone())
+
     def check_like(self, value: Any, name: str) -> None:
         """Check that a function's value looks like the unknowns.
 

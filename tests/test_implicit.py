@@ -34,9 +34,11 @@ from implicit_layers import (
     SolverWarning,
     SolveStatus,
     Unrolled,
+    check_gradients,
     find_argmin,
     find_fixed_point,
     find_root,
+    projections,
     solve_qp,
 )
 
@@ -305,6 +307,23 @@ def test_unknowns_and_parameters_may_be_pytrees(generator):
         close(a, b)
 
 
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
+def test_a_function_may_work_in_place_on_the_unknowns(grad):
+    start, a = torch.zeros(2, 1, dtype=F64), torch.tensor([0.5], dtype=F64, requires_grad=grad)
+    found = [  # all of them 2 a
+        find_root(lambda w, a: w.mul_(0.5).sub_(a), start, a).w,
+        find_fixed_point(lambda w, a: w.mul_(0.5).add_(a), start, a).w,
+        find_argmin(lambda w, a: w.sub_(2 * a).square().sum(-1), start, a).w,
+        find_argmin(lambda w, a: w.sub_(2 * a).square().sum(-1), start, a, ineq=lambda w, a: w.sub_(2)).w,
+    ]
+    for w in found:
+        close(w, torch.ones_like(w))
+        if grad:
+            (slope,) = torch.autograd.grad(w.sum(), a)
+            close(slope, torch.full_like(a, 4.0))
+    assert (start == 0).all()
+
+
 def test_batch_dims_say_what_is_one_element(problem):
     W, x = problem
     whole = find_fixed_point(cell, torch.zeros_like(x), W, x, batch_dims=0)
@@ -374,6 +393,34 @@ class Owner(nn.Module):
 
     def forward(self, x):
         return self.layer(torch.zeros_like(x), x)
+
+
+class Tied(nn.Module):
+    """A cell with one submodule of two names, and one parameter in two modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.linear = Cell(3), nn.Linear(3, 3, dtype=F64)
+        self.again = self.cell
+        self.linear.weight = self.cell.linear.weight
+
+    def forward(self, z, x):
+        return 0.5 * self.again(z, x) + 0.1 * self.linear(z)
+
+
+def test_tied_parameters_get_the_sum_and_stay_what_they_are(generator):
+    module, x = Tied(), randn(generator, 4, 3)
+    before = dict(module.named_parameters(remove_duplicate=False))
+    layer = FixedPointLayer(module)
+    layer(torch.zeros_like(x), x).sum().backward()
+    after = dict(module.named_parameters(remove_duplicate=False))
+    assert all(after[name] is p for name, p in before.items())
+    weight = module.cell.linear.weight
+    assert module.linear.weight is weight
+    unrolled = FixedPointLayer(module, solver=Picard(eps_abs=1e-14), differentiate=Unrolled())
+    (expected,) = torch.autograd.grad(unrolled(torch.zeros_like(x), x).sum(), weight)
+    close(weight.grad, expected)
+    assert check_gradients(layer, (torch.zeros_like(x), x)).ok
 
 
 def test_layers_copy_pickle_and_learn(generator):
@@ -539,6 +586,62 @@ def test_second_derivatives_are_not_harmed_by_a_nan_element(problem):
     close(got, torch.func.hessian(loss)(W, x[[0, 2, 3]]))
 
 
+@pytest.mark.parametrize("rule", ALL_RULES, ids=str)
+def test_a_copy_that_vmap_makes_and_that_fails_harms_no_other(rule, problem):
+    W, x = problem
+    healthy = [0, 2, 3]
+    clean = leaves(W, x[healthy])
+    fixed(*clean, differentiate=rule).sum().backward()
+    W, poisoned = leaves(W, x.index_fill(0, torch.tensor(1), torch.nan))
+    with pytest.warns(SolverWarning, match="1 INVALID_INPUT"):
+        w = torch.func.vmap(lambda x: fixed(W, x, differentiate=rule))(poisoned)
+    w[healthy].sum().backward()
+    close(W.grad, clean[0].grad)
+    close(poisoned.grad[healthy], clean[1].grad)
+    assert (poisoned.grad[1] == 0).all()
+
+
+def log_root(a, s, M, rule):
+    """w with Mw = s log a: a negative entry of a is finite, but nothing that follows from it."""
+    return find_root(lambda w, a, s, M: w @ M.mT - s * a.log(), torch.zeros_like(a), a, s, M, differentiate=rule).w
+
+
+def log_minimum(a, s, M, rule):
+    def cost(w, a, s, M):
+        return (w @ M.mT - s * a.log()).square().sum(-1)
+
+    return find_argmin(cost, torch.zeros_like(a), a, s, M, solver=Newton(), differentiate=rule).w
+
+
+def log_constrained(a, s, M, rule):
+    def cost(w, a, s, M):
+        return (w @ M.mT - s * a.log()).square().sum(-1)
+
+    return find_argmin(cost, torch.zeros_like(a), a, s, M, ineq=lambda w, a, s, M: w - 10, differentiate=rule).w
+
+
+@pytest.mark.parametrize(
+    ("solution", "rule"),
+    [*((log_root, r) for r in ALL_RULES), *((log_minimum, r) for r in (Implicit(), Unrolled())),
+     (log_constrained, Implicit())],
+)  # fmt: skip
+def test_an_element_whose_finite_data_give_nan_harms_nobody(solution, rule, generator):
+    a = 1 + torch.rand(3, 3, generator=generator, dtype=F64)
+    bad, healthy = a.clone(), [0, 2]
+    bad[1, 1] = -1.0
+    s = torch.tensor(0.5, dtype=F64)
+    M = 2 * torch.eye(3, dtype=F64) + contraction(generator, 3)  # shared, though it looks as batched as a
+    clean, found = leaves(a[healthy], s, M), leaves(bad, s, M)
+    solution(*clean, rule).sum().backward()
+    with pytest.warns(SolverWarning, match="1 INVALID_INPUT"):
+        w = solution(*found, rule)
+    w[healthy].sum().backward()
+    close(found[0].grad[healthy], clean[0].grad)
+    assert (found[0].grad[1] == 0).all()
+    close(found[1].grad, clean[1].grad)
+    close(found[2].grad, clean[2].grad)
+
+
 def test_where_everything_fails_the_gradient_is_zero():
     a = torch.full((2, 1), torch.nan, dtype=F64, requires_grad=True)
     shared = torch.ones((), dtype=F64, requires_grad=True)
@@ -617,6 +720,30 @@ class Equilibrium(nn.Module):
 
     def forward(self, x):
         return self.solve(torch.zeros_like(x), x)
+
+
+COMPILED = {
+    "root": RootLayer(lambda w, a: w**3 + w - a),
+    "fixed point": FixedPointLayer(lambda w, a: 0.5 * torch.tanh(w) + a),
+    "arg-min": ArgminLayer(lambda w, a: (w - a).square().sum(-1)),
+    "constrained": ArgminLayer(lambda w, a: (w - a).square().sum(-1), ineq=lambda w, a: w - 1),
+    "Stiefel": lambda w, a: projections.project_stiefel(a + w),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of Dynamo
+@pytest.mark.parametrize("layer", COMPILED.values(), ids=COMPILED)
+def test_torch_compile_breaks_its_graph_around_a_layer(layer):
+    def loss(a):
+        return layer(torch.zeros(2, 1, dtype=F64), 2 * a).square().sum()
+
+    a = torch.tensor([[2.0], [0.25]], dtype=F64, requires_grad=True)
+    compiled = torch.compile(loss, backend="eager")
+    got, expected = compiled(a), loss(a)
+    assert got == expected
+    assert torch.equal(*(torch.autograd.grad(v, a)[0] for v in (got, expected)))
+    with torch.no_grad():
+        assert compiled(a) == expected
 
 
 def test_an_ensemble_of_modules_is_mapped_and_differentiated(generator):

@@ -399,6 +399,9 @@ def test_huge_and_tiny_numbers():
         projections.isotonic_regression(vast), torch.tensor([0.0, 0.0, 0.5e308], dtype=vast.dtype)
     )
     assert torch.equal(projections.soft_rank(vast), torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64))
+    shared = torch.tensor([1e308, -1e308, 1e308], dtype=torch.float64)
+    assert projections.project_simplex(shared).tolist() == [0.5, 0.0, 0.5]
+    assert projections.project_simplex(shared[:2], 1e300).tolist() == [1e300, 0.0]
     # A common offset costs only the digits that the point itself has lost.
     offset = torch.tensor([2.0**30 + 0.5, 2.0**30, -(2.0**40)], dtype=torch.float64)
     expected = torch.tensor([0.75, 0.25, 0.0], dtype=torch.float64)

@@ -102,7 +102,8 @@ def simplex(v: Tensor, total: Tensor) -> Tensor:
     with torch.no_grad():
         # The threshold that k entries would give; the k-th largest is free as long as it reaches its own.
         # Measured from the largest entry, so that a common offset costs no digits.
-        shifted = v - v.amax(-1, keepdim=True)
+        # One that lies further below than the total is never free; how far is nothing to overflow with.
+        shifted = (v - v.amax(-1, keepdim=True)).clamp(min=-(2 * total + 1))
         falling = shifted.sort(-1, descending=True).values
         count = torch.arange(1, v.shape[-1] + 1, dtype=v.dtype, device=v.device)
         threshold = (falling.cumsum(-1) - total) / count
@@ -117,7 +118,7 @@ def _spread(v: Tensor, rest: Tensor, free: Tensor) -> Tensor:
     # About the largest of them, for the same reason.
     anchor = torch.where(free, v.detach(), -torch.inf).amax(-1, keepdim=True)
     anchor = torch.where(anchor.isfinite(), anchor, 0.0)
-    above = torch.where(free, v - anchor, 0.0)
+    above = torch.where(free, torch.where(free, v, anchor) - anchor, 0.0)
     tau = (above.sum(-1, keepdim=True) - rest) / count
     return torch.where(free, (above - tau).clamp(min=0), 0.0)
 

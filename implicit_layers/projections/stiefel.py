@@ -19,11 +19,13 @@ from torch import Tensor
 
 from ..errors import ProblemError
 from ..implicit import MaybeTensors, Tensors, implicit_apply
+from ..transforms import outside_graphs
 from .elements import Elements
 
 SINGULAR = 1e-12  # share of the largest singular value below which one counts as zero
 
 
+@outside_graphs
 def project_stiefel(point: Tensor) -> Tensor:
     """Return the closest matrix with orthonormal columns: the polar factor UV' of UΣV'.
 
