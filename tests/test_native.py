@@ -669,6 +669,18 @@ def test_an_answer_whose_residuals_overflow_is_not_solved(layout, fixed_layout):
 
 
 @needs_core
+@pytest.mark.parametrize("coupling", [0.0, 1e-3])
+@pytest.mark.parametrize("n", [2, 9, 30])
+def test_an_active_set_whose_gap_overflows_is_not_taken(n, coupling):
+    # At the lower bounds x'Px = 2e308 overflows, while q'x and the bounds' share are half of it each.
+    lb = torch.full((n,), 1e154 * (2 / n) ** 0.5, dtype=torch.float64)
+    P = torch.eye(n, dtype=torch.float64) + coupling / n
+    layout = Layout(("P", "q", "lb"), Rows(n, 0, 0, False, True))
+    found, _ = native.solve((P, -0.5 * lb, lb), layout, 1, **FROM_THE_INTERIOR | {"active_set": True})
+    assert found.status.item() != SolveStatus.SOLVED or found.duality_gap.isfinite()
+
+
+@needs_core
 @pytest.mark.parametrize(
     ("rows", "named"),
     [

@@ -365,3 +365,13 @@ def test_asymmetry_within_round_off_is_no_error():
 
 def test_problem_error_is_a_value_error():
     assert issubclass(ProblemError, ValueError)
+
+
+@pytest.mark.parametrize("curvature", [1e16, 1e30, 1e200])
+def test_a_feasible_program_is_not_called_infeasible_because_of_a_huge_curvature(curvature):
+    # x = (1, 0) is the only feasible point; y = (1, -1) leaves A'y = (-1, 0), which vanishes in scaled units only.
+    P, A, b = torch.diag(f64([curvature, 1])), f64([[0, 1], [1, 1]]), f64([0, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SolverWarning)
+        solution = solve_qp(P, torch.zeros_like(b), A=A, b=b)
+    assert solution.status != SolveStatus.PRIMAL_INFEASIBLE

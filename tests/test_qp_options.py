@@ -11,7 +11,16 @@ import tolerances as tol
 import torch
 from problems import Problem, f64, known_optimum
 
-from implicit_layers import Implicit, InteriorPoint, QPLayer, SolverWarning, SolveStatus, Unrolled, solve_qp
+from implicit_layers import (
+    Implicit,
+    InteriorPoint,
+    ProblemError,
+    QPLayer,
+    SolverWarning,
+    SolveStatus,
+    Unrolled,
+    solve_qp,
+)
 
 ONE = f64([[1]])
 
@@ -90,6 +99,30 @@ def test_warm_start_changes_no_gradient_and_receives_none(seed):
     cold.x.sum().backward()
     for name in Problem._fields:
         close(getattr(second, name).grad, getattr(first, name).grad, tol.BATCH)
+
+
+@pytest.mark.parametrize("name", ["x", "z", "y", "z_box"])
+def test_warm_start_that_is_no_solution_of_such_a_problem_is_named(name, seed):
+    known = problems.regular("everything", seed, batch=(3,))
+    fitting = solve_qp(*known.problem)
+    for wrong in (getattr(fitting, name)[..., :-1], None, f64(1.0)):
+        with pytest.raises(ProblemError, match=f"^warm_start: expected a solution with .*{name}"):
+            solve_qp(*known.problem, warm_start=fitting._replace(**{name: wrong}))
+    ignored = solve_qp(*known.problem, warm_start=fitting._replace(**{name: getattr(fitting, name)[:2]}))
+    close(ignored.x, known.x, tol.X_REGULAR)
+
+
+def test_warm_start_from_inference_mode_or_changed_afterwards_does_not_stop_the_backward_pass(seed):
+    known = problems.regular("everything", seed, batch=(4,))
+    with torch.inference_mode():
+        previous = solve_qp(*known.problem)
+    changed = solve_qp(*known.problem)
+    for warm in (previous, changed):
+        given = problems.leaves(known.problem)
+        found = solve_qp(*given, warm_start=warm)
+        changed.x.zero_()
+        found.x.sum().backward()
+        assert given.q.grad.isfinite().all()
 
 
 # --- gradient rules -------------------------------------------------------------------------------

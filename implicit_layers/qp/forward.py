@@ -19,6 +19,7 @@ ASYMMETRY = 1e-5  # of the largest entry: round-off of float32 data, in whatever
 WARM = 1e-5  # share of the largest multiplier that makes a row of a warm start active
 FAR = 1e6  # largest right-hand side of a tiny row, scaled
 TINY_ROW = 2e-12  # of the largest entry of all rows
+PROOF = 1e-6  # of its largest term, what a certificate may leave of R'lam in the caller's units
 WEAK = 1e-9  # scaled slack below which a row counts as touched
 
 
@@ -101,7 +102,7 @@ def solve_flat(
     else:
         P, q, C, d = _stacked(params, layout, batch)
         found = _solve_in_torch(P, q, C, d, layout.rows, batch, warm, options)
-    found = _refined(found, P, q, C, d, layout.rows, options)
+    found = _doubted(_refined(found, P, q, C, d, layout.rows, options), C, layout.rows)
     return _judged(_rounded(found, dtype), d, layout.rows, strict)
 
 
@@ -133,6 +134,22 @@ def _refined(
     if q.device.type != "cpu":
         return outputs
     return refine_unreached(outputs, P, q, C, d, rows, options.eps_abs, options.eps_rel)
+
+
+def _doubted(outputs: StackedSolution, C: Tensor, rows: Rows) -> StackedSolution:
+    """Take PRIMAL_INFEASIBLE back where the certificate holds in scaled units only: it proves nothing then.
+
+    A variable whose curvature is huge is scaled down to nothing, and with it what the certificate leaves in its column.
+    """
+    index = (outputs.info[:, 0] == int(SolveStatus.PRIMAL_INFEASIBLE)).nonzero().squeeze(-1)
+    if index.numel():
+        C = C[index] if C.ndim == 3 else C
+        lam = outputs.lam[index].to(torch.float64)
+        left, terms = rows.transpose(C, lam).abs(), lam[:, : rows.m + rows.p].abs().unsqueeze(-2) @ C.abs()
+        size = torch.maximum(max_abs(terms.squeeze(-2)), max_abs(lam[:, rows.m + rows.p :]))
+        holds = max_abs(left) <= PROOF * size
+        outputs.info[index[~holds], 0] = int(SolveStatus.NUMERICAL_ERROR)
+    return outputs
 
 
 def _judged(outputs: StackedSolution, d: Tensor, rows: Rows, strict: bool) -> StackedSolution:

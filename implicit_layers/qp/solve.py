@@ -147,15 +147,24 @@ def _stack_warm_start(warm: QPSolution | None, flat: Flat) -> tuple[Tensor, ...]
     if warm is None:
         return ()
     rows = flat.layout.rows
-    for name, size in (("x", rows.n), ("z", rows.m), ("y", rows.p)):
-        found = getattr(warm, name).shape[-1]
-        if found != size:
-            raise ProblemError(f"warm_start: expected a solution with {name} of size {size}, got {found}")
-    if warm.x.shape[:-1] != flat.batch_shape:
+    sizes = {"x": rows.n, "z": rows.m, "y": rows.p, "z_box": rows.n}
+    found = {name: _shape_in_solution(warm, name) for name in sizes}
+    for name, size in sizes.items():
+        if found[name][-1] != size:
+            raise ProblemError(f"warm_start: expected a solution with {name} of size {size}, got {found[name][-1]}")
+    if any(shape[:-1] != flat.batch_shape for shape in found.values()):
         return ()
     box = [warm.z_box.clamp(min=0)] * rows.upper + [(-warm.z_box).clamp(min=0)] * rows.lower
     lam = torch.cat([warm.z, warm.y, *box], -1)
-    return tuple(v.detach().reshape(flat.batch, v.shape[-1]) for v in (warm.x, lam))
+    # A copy, for autograd keeps it: neither inference mode nor what the caller does to the old solution concerns it.
+    return tuple(v.detach().reshape(flat.batch, v.shape[-1]) for v in (warm.x.clone(), lam))
+
+
+def _shape_in_solution(solution: QPSolution, name: str) -> torch.Size:
+    v = getattr(solution, name)
+    if not isinstance(v, Tensor) or v.ndim == 0:
+        raise ProblemError(f"warm_start: expected a solution with a vector {name} in every element, got {v!r}")
+    return v.shape
 
 
 def _solve_unrolled(flat: Flat, solver: InteriorPoint, how: Unrolled, strict: bool) -> StackedSolution:

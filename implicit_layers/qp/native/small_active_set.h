@@ -358,7 +358,7 @@ template <int LD> class SmallActiveSet {
         }
         const double gap_size = max2(max2(std::fabs(xPx), std::fabs(qx)), std::fabs(dz));
         return dual <= eps_abs + eps_rel * scale && primal <= eps_abs + eps_rel * reach_primal &&
-               gap <= eps_abs + eps_rel * gap_size;
+               gap <= eps_abs + eps_rel * gap_size && finite(gap);  // its terms may overflow, all the rest be fine
     }
 
     void measure() {
