@@ -77,7 +77,11 @@ class Rows:
 
     def apply(self, C: Tensor, x: Tensor) -> Tensor:
         """Return R x for `C = [G; A]` `(B, m+p, n)` and `x` `(B, n)`."""
-        parts = [(x.unsqueeze(-2) @ C.mT).squeeze(-2)]
+        return self.with_bounds((x.unsqueeze(-2) @ C.mT).squeeze(-2), x)
+
+    def with_bounds(self, Cx: Tensor, x: Tensor) -> Tensor:
+        """Return R x from C x."""
+        parts = [Cx]
         if self.upper:
             parts.append(x)
         if self.lower:

@@ -15,7 +15,7 @@ from ..status import SolveStatus
 from .compiled import solve_compiled
 from .elastic import Elastic, relax, restrict
 from .forward import build_program, failure_message, solve_flat
-from .gradients import SolutionMap
+from .gradients import dense_map
 from .interior_point import InteriorPoint, unroll
 from .kkt import residuals
 from .problem import Flat, QPProblem, flatten
@@ -125,7 +125,7 @@ def _solve(
         return solve_compiled((*flat.params, *warm), flat.layout, flat.batch, solver, differentiate, strict), flat
     keep = differentiate.gradient == "exact"
     find = partial(solve_flat, options=solver, strict=strict, keep=keep and needs_backward(flat.params))
-    rule = SolutionMap(flat.layout, flat.batch, find, differentiate, solver.core)
+    rule = dense_map(flat.layout, flat.batch, find, differentiate, solver.core)
     try:
         return StackedSolution(*implicit_apply(rule, *flat.params, *warm)), flat
     except SolverError as error:
