@@ -234,6 +234,7 @@ def _crossing_bounds(d: Tensor, rows: Rows) -> str | None:
 
 def empty(rows: Rows, dtype: torch.dtype, device: torch.device) -> StackedSolution:
     """Return the solution of a batch without elements."""
+
     def make(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.empty(0, *shape, dtype=dtype, device=device)
 

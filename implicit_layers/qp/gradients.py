@@ -26,7 +26,6 @@ from .matrices import DENSE, Matrices
 from .problem import Layout, Rows
 from .solution import StackedSolution
 
-
 Find = Callable[[tuple[Tensor, ...], Layout, int, tuple[Tensor, ...]], StackedSolution]
 
 

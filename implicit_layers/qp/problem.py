@@ -55,6 +55,8 @@ class QPProblem(NamedTuple):
 
 
 def _times(M: Tensor, x: Tensor) -> Tensor:
+    if M.layout is not torch.strided:
+        return (M @ x.reshape(-1, x.shape[-1]).mT).mT.reshape(*x.shape[:-1], M.shape[0])
     product: Tensor = M @ x.unsqueeze(-1)
     return product.squeeze(-1)
 

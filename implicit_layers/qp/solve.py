@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,11 @@ from .interior_point import InteriorPoint, unroll
 from .kkt import residuals
 from .problem import Flat, QPProblem, flatten, is_sparse
 from .solution import QPSolution, StackedSolution
+
+_Solve = Callable[
+    [QPProblem, InteriorPoint, Implicit | Unrolled, QPSolution | None, Elastic | None, bool],
+    tuple[StackedSolution, Flat],
+]
 
 
 def solve_qp(
@@ -115,7 +121,9 @@ def _solve(
     strict: bool,
 ) -> tuple[StackedSolution, Flat]:
     if is_sparse(problem):
-        return _solve_sparse(problem, solver, differentiate, warm_start, infeasible, strict)
+        # Its solvers are no operators of a graph: compiled code breaks here.
+        solve: _Solve = torch.compiler.disable(_solve_sparse)
+        return solve(problem, solver, differentiate, warm_start, infeasible, strict)
     flat = flatten(problem)
     if infeasible is not None:  # flattened all the same: that names what is wrong in the caller's terms
         outputs, relaxed = _solve(relax(problem, infeasible), solver, differentiate, None, None, strict)
@@ -138,7 +146,6 @@ def _apply(rule: SolutionMap, flat: Flat, warm: tuple[Tensor, ...], problem: QPP
         raise SolverError(str(error), problem, _unstack(error.solution, flat)) from None
 
 
-@torch.compiler.disable
 def _solve_sparse(
     problem: QPProblem,
     solver: InteriorPoint,
@@ -147,8 +154,12 @@ def _solve_sparse(
     infeasible: Elastic | None,
     strict: bool,
 ) -> tuple[StackedSolution, Flat]:
-    from .sparse import SparseSolves, flatten_sparse, solve_sparse  # its solvers are an extra
-
+    try:
+        from .sparse import SparseSolves, flatten_sparse, solve_sparse
+    except ImportError as error:
+        raise ImportError(
+            f"programs with sparse matrices need scipy, piqp and qdldl ({error}): pip install 'implicit-layers[sparse]'"
+        ) from error
     if infeasible is not None:
         raise ProblemError("infeasible: expected None for a program with sparse matrices, got Elastic(...)")
     if isinstance(differentiate, Unrolled):

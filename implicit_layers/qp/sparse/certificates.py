@@ -47,7 +47,9 @@ def ray(program: SparseProgram) -> Vector | None:
     if not q.any():
         return None
     none = sp.csr_array((program.equality.sum(), n))
-    A = sp.block_array([[program.P, -sp.eye_array(n)], [q[None], None], [program.R[program.equality], none]], format="csr")
+    A = sp.block_array(
+        [[program.P, -sp.eye_array(n)], [q[None], None], [program.R[program.equality], none]], format="csr"
+    )
     right = np.concatenate([np.zeros(n), [-1.0], np.zeros(none.shape[0])])
     G = sp.csr_array(sp.hstack([program.R[program.inequality], sp.csr_array((program.inequality.sum(), n))]))
     x = _least(n, A, right, G)[:n]

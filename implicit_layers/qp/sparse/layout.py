@@ -28,7 +28,9 @@ def flatten_sparse(problem: QPProblem) -> tuple[Flat, SparseMatrices]:
         if v is None:
             continue
         if v.device.type != "cpu":
-            raise ProblemError(f"{name}: expected a tensor on the CPU, where sparse programs are solved, got {v.device}")
+            raise ProblemError(
+                f"{name}: expected a tensor on the CPU, where sparse programs are solved, got {v.device}"
+            )
         if name in ("P", "G", "A"):
             held[name] = _entries(name, v)
         elif v.layout != torch.strided:
@@ -45,8 +47,8 @@ def _entries(name: str, M: Tensor) -> tuple[Tensor, Coordinates]:
     """Return the entries `(nnz,)` of a matrix, and where they are."""
     if M.ndim != 2 or M.layout not in (torch.strided, *_LAYOUTS):
         raise ProblemError(
-            f"{name}: expected a matrix without batch dimensions in layout strided, sparse_coo, sparse_csr or sparse_csc, "
-            f"because a matrix of this program is sparse; got shape {tuple(M.shape)} in layout {M.layout}"
+            f"{name}: expected a matrix without batch dimensions in layout strided, sparse_coo, sparse_csr or "
+            f"sparse_csc, because a matrix of this program is sparse; got shape {tuple(M.shape)} in layout {M.layout}"
         )
     height, width = M.shape
     if M.layout == torch.strided:

@@ -45,7 +45,7 @@ class Optimum(NamedTuple):
 
 
 class Optimiser:
-    """Finds optima of programs with the same P and R; the order of the pivots is found once.
+    """Finds optima of programs with the same P and R.
 
     Args:
         P: `(n, n)` csc, symmetric.
@@ -57,8 +57,6 @@ class Optimiser:
     def __init__(self, P: Any, R: Any, rows: Rows, options: InteriorPoint) -> None:
         self.P, self.R, self.rows, self.options = P, R, rows, options
         self.scaling = equilibrate(P, R, rows)
-        self._solver: Any = None
-        self._present: Mask | None = None
 
     def find(self, program: SparseProgram, warm: tuple[Vector, Mask] | None = None) -> Optimum:
         """Return the optimum; a warm start (x, active rows) is polished first."""
@@ -90,7 +88,7 @@ class Optimiser:
         return plain._replace(score=max(plain.score, scaled.score))
 
     def _interior_point(self, program: SparseProgram) -> Optimum:
-        rows, solver = self.rows, self._prepared(program)
+        rows, solver = self.rows, self._solver(program)
         m, k, n = rows.m, rows.m + rows.p, rows.n
         status = _STATUS.get(solver.solve(), SolveStatus.NUMERICAL_ERROR)
         result = solver.result
@@ -102,31 +100,25 @@ class Optimiser:
         active = program.equality | program.inequality & (multipliers > slacks)
         return Optimum(x, lam, active, residuals, status, int(result.info.iter), None)
 
-    def _prepared(self, program: SparseProgram) -> Any:
-        """Return PIQP with the program's vectors; it is set up anew where other sides are infinite."""
+    def _solver(self, program: SparseProgram) -> Any:
+        """Return PIQP, set up for one program: after an update of its vectors the last digits hold the one before."""
         rows, d = self.rows, np.where(program.present, program.d, np.inf)
         m, k, n = rows.m, rows.m + rows.p, rows.n
-        vectors: dict[str, Any] = {"c": program.q}
-        if rows.p:
-            vectors["b"] = d[m:k]
+        data: dict[str, Any] = {"P": sp.csc_matrix(self.P), "c": program.q}
         if m:
-            vectors["h_u"] = d[:m]
+            data |= {"G": sp.csc_matrix(self.R[:m]), "h_u": d[:m]}
+        if rows.p:
+            data |= {"A": sp.csc_matrix(self.R[m:k]), "b": d[m:k]}
         if rows.upper:
-            vectors["x_u"] = d[k : k + n]
+            data["x_u"] = d[k : k + n]
         if rows.lower:
-            vectors["x_l"] = -d[len(d) - n :]
-        if self._solver is not None and np.array_equal(self._present, program.present):
-            self._solver.update(**vectors)
-            return self._solver
+            data["x_l"] = -d[len(d) - n :]
         solver = piqp.SparseSolver()
         settings = solver.settings
         settings.eps_abs = settings.eps_duality_gap_abs = self.options.eps_abs
         settings.eps_rel = settings.eps_duality_gap_rel = self.options.eps_rel
         settings.check_duality_gap, settings.max_iter = True, self.options.max_iter
-        A = {"A": sp.csc_matrix(self.R[m:k])} if rows.p else {}
-        G = {"G": sp.csc_matrix(self.R[:m])} if m else {}
-        solver.setup(P=sp.csc_matrix(self.P), **A, **G, **vectors)
-        self._solver, self._present = solver, program.present
+        solver.setup(**data)
         return solver
 
     def _polish(self, program: SparseProgram, x: Vector, lam: Vector, active: Mask) -> Optimum:

@@ -51,33 +51,55 @@ def solve_sparse(
         return empty(rows, dtype, params[0].device)
     plain = [v.detach().to(torch.float64) for v in params]
     P, q, C, d = (v.numpy() for v in layout.stack(plain, batch, plain[1]) if v is not None)
-    x, lam, s = np.full((batch, rows.n), np.nan), *(np.full((batch, rows.total), np.nan) for _ in range(2))
-    flags, measures = np.zeros((2, batch, rows.total), dtype=bool), np.full((5, batch), np.nan)
+    starts = [v.detach().to(torch.float64).numpy() for v in warm]
+    report = Report(batch, rows)
     shared: Shared | None = None
     for b in range(batch):
-        entries, stacked = _of(P, b, 1), _of(C, b, 1)
-        status, iterations = SolveStatus.INVALID_INPUT, 0
-        if _valid(entries, _of(q, b, 1), stacked, _of(d, b, 1), rows):
-            if shared is None or P.ndim + C.ndim > 2:
-                shared = _share(entries, stacked, solves, rows, options)
-            program = _program(shared, _of(q, b, 1), _of(d, b, 1), rows)
-            start = _warm(shared, program, *(_of(v.detach().double().numpy(), b, 1) for v in warm)) if warm else None
-            found = _solve_one(shared, program, rows, start)
-            status, iterations = found.status, found.iterations
-            if status != SolveStatus.INVALID_INPUT:
-                x[b], lam[b], measures[2:, b] = found.x, found.lam, found.residuals[:3]
-                s[b], flags[:, b] = _sides(shared, program, found)
-            if keep and found.kkt is not None and status == SolveStatus.SOLVED:
-                solves.kept[b] = (entries, stacked, found.kkt)
-        measures[:2, b] = status, iterations
-    numbers = [torch.from_numpy(v) for v in measures]
-    tensors = [torch.from_numpy(v) for v in (x, lam, s, *flags)]
-    found_all = StackedSolution.pack(*tensors, *numbers[:2], (numbers[2], numbers[3], numbers[4]))
-    return judged(rounded(found_all, dtype), torch.from_numpy(d), rows, strict)
+        entries, cost, stacked, sides = (_of(v, b) for v in (P, q, C, d))
+        if not _valid(entries, cost, stacked, sides, rows):
+            continue
+        if shared is None or P.ndim + C.ndim > 2:
+            shared = _share(entries, stacked, solves, rows, options)
+        program = _program(shared, cost, sides, rows)
+        start = _warm(shared, program, *(_of(v, b) for v in starts)) if starts else None
+        found = _solve_one(shared, program, rows, start)
+        report.write(b, found, program, shared.optimiser.scaling)
+        if keep and found.kkt is not None and found.status == SolveStatus.SOLVED:
+            solves.kept[b] = (entries, stacked, found.kkt)
+    return judged(rounded(report.pack(), dtype), torch.from_numpy(d), rows, strict)
 
 
-def _of(v: Vector, b: int, core: int) -> Vector:
-    part: Vector = v if v.ndim == core else v[b]
+class Report:
+    """The solution of a batch, element by element; what is not written is invalid input."""
+
+    def __init__(self, batch: int, rows: Rows) -> None:
+        self.x = np.full((batch, rows.n), np.nan)
+        self.lam, self.s = (np.full((batch, rows.total), np.nan) for _ in range(2))
+        self.active, self.touching = (np.zeros((batch, rows.total), dtype=bool) for _ in range(2))
+        self.status, self.iterations = np.full(batch, float(SolveStatus.INVALID_INPUT)), np.zeros(batch)
+        self.residuals = np.full((3, batch), np.nan)
+
+    def write(self, b: int, found: Optimum, program: SparseProgram, scaling: Scaling) -> None:
+        """Write one element."""
+        self.status[b], self.iterations[b] = found.status, found.iterations
+        if found.status == SolveStatus.INVALID_INPUT:
+            return
+        slack = np.where(program.inequality, np.maximum(program.slack(found.x), 0), 0.0)
+        self.x[b], self.lam[b], self.s[b] = found.x, found.lam, np.where(program.present, slack, np.inf)
+        self.active[b] = found.active
+        self.touching[b] = found.active | program.inequality & (slack * scaling.E <= WEAK)
+        self.residuals[:, b] = found.residuals[:3]
+
+    def pack(self) -> StackedSolution:
+        """Return it as tensors."""
+        arrays = (self.x, self.lam, self.s, self.active, self.touching, self.status, self.iterations)
+        x, lam, s, active, touching, status, iterations = (torch.from_numpy(v) for v in arrays)
+        primal, dual, gap = torch.from_numpy(self.residuals)
+        return StackedSolution.pack(x, lam, s, active, touching, status, iterations, (primal, dual, gap))
+
+
+def _of(v: Vector, b: int) -> Vector:
+    part: Vector = v if v.ndim == 1 else v[b]
     return part
 
 
@@ -141,16 +163,25 @@ def _solve_one(shared: Shared, program: SparseProgram, rows: Rows, warm: tuple[V
     found = shared.optimiser.find(program, warm)
     if found.residuals.score <= 1:
         return found._replace(status=SolveStatus.SOLVED)
-    D, E, k = scaling = shared.optimiser.scaling
+    scaling = shared.optimiser.scaling
     scaled = program.scaled(scaling)
     lam = farkas(scaled)
     if lam is not None:
-        return found._replace(lam=_normalised(lam * E, program.d), status=SolveStatus.PRIMAL_INFEASIBLE)
+        lam = _normalised(_netted(lam * scaling.E, rows), program.d)
+        return found._replace(lam=lam, status=SolveStatus.PRIMAL_INFEASIBLE)
     x = ray(scaled)
     if x is not None:
-        return found._replace(x=_normalised(x * D, program.q), status=SolveStatus.DUAL_INFEASIBLE)
+        return found._replace(x=_normalised(x * scaling.D, program.q), status=SolveStatus.DUAL_INFEASIBLE)
     at_end = found.status == SolveStatus.MAX_ITER
     return found._replace(status=SolveStatus.MAX_ITER if at_end else SolveStatus.NUMERICAL_ERROR)
+
+
+def _netted(lam: Vector, rows: Rows) -> Vector:
+    """Take from both bounds of a variable what their multipliers have in common: a certificate only gains by it."""
+    if not (rows.upper and rows.lower):
+        return lam
+    both = lam[rows.m + rows.p :].reshape(2, rows.n)
+    return np.concatenate([lam[: rows.m + rows.p], (both - both.min(0)).ravel()])
 
 
 def _normalised(v: Vector, weights: Vector) -> Vector:
@@ -170,10 +201,3 @@ def _crossing(program: SparseProgram, rows: Rows) -> Vector | None:
     lam = np.zeros(rows.total)
     lam[[k + worst, k + n + worst]] = -1 / room[worst]
     return lam
-
-
-def _sides(shared: Shared, program: SparseProgram, found: Optimum) -> tuple[Vector, tuple[Mask, Mask]]:
-    """Return slacks, and which rows are active and which touch."""
-    slack = np.where(program.inequality, np.maximum(program.slack(found.x), 0), 0.0)
-    touching = found.active | program.inequality & (slack * shared.optimiser.scaling.E <= WEAK)
-    return np.where(program.present, slack, np.inf), (found.active, touching)
