@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..differentiation import Implicit
 from .forward import solve_flat
-from .gradients import SolutionMap
+from .gradients import SolutionMap, dense_map
 from .interior_point import InteriorPoint
 from .problem import Layout, Rows
 from .solution import MEASURES, StackedSolution
@@ -41,7 +41,7 @@ def _decode(spec: str) -> SolutionMap:
     rule: Any = {"gradient": gradient, "smoothing": float(smoothing)}
     method = InteriorPoint(**solver, active_set=active_set == "1")
     find = partial(solve_flat, options=method, strict=strict == "1", keep=False)
-    return SolutionMap(layout, int(batch), find, Implicit(**rule), core)
+    return dense_map(layout, int(batch), find, Implicit(**rule), core)
 
 
 @torch.library.custom_op("implicit_layers::solve_qp", mutates_args=())

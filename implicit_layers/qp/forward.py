@@ -86,7 +86,7 @@ def solve_flat(
     """
     dtype, device = params[0].dtype, params[0].device
     if batch == 0:
-        return _empty(layout.rows, dtype, device)
+        return empty(layout.rows, dtype, device)
     if options.core != "torch" and native.available(params[0]):
         found, flags = native.solve(
             params, layout, batch,
@@ -97,20 +97,21 @@ def solve_flat(
             P = params[0].to(torch.float64)
             _check_symmetry(P[P.isfinite().all(-1).all(-1)] if P.ndim == 3 else P)
         if not (flags & native.INCOMPLETE or options.eps_rel == 0):
-            return found if dtype == torch.float64 else _rounded(found, dtype)
+            return found if dtype == torch.float64 else rounded(found, dtype)
         P, q, C, d = _stacked(params, layout, batch)
     else:
         P, q, C, d = _stacked(params, layout, batch)
         found = _solve_in_torch(P, q, C, d, layout.rows, batch, warm, options)
     found = _doubted(_refined(found, P, q, C, d, layout.rows, options), C, layout.rows)
-    return _judged(_rounded(found, dtype), d, layout.rows, strict)
+    return judged(rounded(found, dtype), d, layout.rows, strict)
 
 
 def _stacked(params: tuple[Tensor, ...], layout: Layout, batch: int) -> tuple[Tensor, ...]:
     return layout.stack([v.detach().to(torch.float64) for v in params], batch, params[1].detach().to(torch.float64))  # type: ignore[return-value]
 
 
-def _rounded(found: StackedSolution, dtype: torch.dtype) -> StackedSolution:
+def rounded(found: StackedSolution, dtype: torch.dtype) -> StackedSolution:
+    """Round what is differentiable to the dtype of the caller."""
     return found._replace(x=found.x.to(dtype), lam=found.lam.to(dtype))
 
 
@@ -152,7 +153,7 @@ def _doubted(outputs: StackedSolution, C: Tensor, rows: Rows) -> StackedSolution
     return outputs
 
 
-def _judged(outputs: StackedSolution, d: Tensor, rows: Rows, strict: bool) -> StackedSolution:
+def judged(outputs: StackedSolution, d: Tensor, rows: Rows, strict: bool) -> StackedSolution:
     """Pass the outputs on; raise or warn if an element failed."""
     if not outputs.solved.all():
         message = failure_message(outputs.status, d, rows)
@@ -248,7 +249,9 @@ def _crossing_bounds(d: Tensor, rows: Rows) -> str | None:
     return f"lb: expected lb <= ub, got {float(lower[at]):.6g} > {float(upper[at]):.6g} at index {at}"
 
 
-def _empty(rows: Rows, dtype: torch.dtype, device: torch.device) -> StackedSolution:
+def empty(rows: Rows, dtype: torch.dtype, device: torch.device) -> StackedSolution:
+    """Return the solution of a batch without elements."""
+
     def make(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.empty(0, *shape, dtype=dtype, device=device)
 

@@ -14,29 +14,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..differentiation import Implicit
 from ..implicit import MaybeTensors, Tensors, differentiated_by_transform, implicit_apply
-from .linear_system import fused_adjoint, has_fused_adjoint, solve_linear_system
+from .linear_system import LinearSolve, fused_adjoint, has_fused_adjoint, solve_linear_system
+from .matrices import DENSE, Matrices
 from .problem import Layout, Rows
 from .solution import StackedSolution
+
+Find = Callable[[tuple[Tensor, ...], Layout, int, tuple[Tensor, ...]], StackedSolution]
 
 
 @dataclass(frozen=True)
 class SolutionMap:
     """The arguments named by `layout` -> (x, lam) of the stacked program; two more may carry a warm start (x, lam).
 
-    `find(params, layout, batch, warm)` finds the solution: any solver will do.
+    `find(params, layout, batch, warm)` finds the solution: any solver will do. `linear` solves the linear systems of
+    the derivatives; `fused` lets the compiled core do a first-order backward pass in one call.
     """
 
     layout: Layout
     batch: int
-    find: Callable[[tuple[Tensor, ...], Layout, int, tuple[Tensor, ...]], StackedSolution]
+    find: Find
     rule: Implicit
-    core: str = "auto"
+    linear: LinearSolve
+    matrices: Matrices = DENSE
+    fused: bool = False
     num_unknowns: int = 2
 
     @property
@@ -58,7 +65,7 @@ class SolutionMap:
         out = StackedSolution(*outputs)
         x, lam = self._primal(out), self._multipliers(out)
         dP, dq, dC, dd = self.layout.stack(dparams, self.batch, x)
-        rx, rl = _data_tangent(self.layout.rows, x, lam, None if dP is None else _symmetric(dP), dC)
+        rx, rl = _data_tangent(self.layout.rows, self.matrices, x, lam, dP, dC)
         if dq is not None:
             rx = rx - dq
         if dd is not None:
@@ -80,8 +87,8 @@ class SolutionMap:
     def _at_once(self, params: Tensors) -> bool:
         """Whether nobody differentiates the backward pass, so that the compiled core may do it in one call."""
         return (
-            self.rule.gradient == "exact"
-            and self.core != "torch"
+            self.fused
+            and self.rule.gradient == "exact"
             and self.batch > 0
             and not torch.is_grad_enabled()
             and not differentiated_by_transform()
@@ -155,13 +162,14 @@ class SolutionMap:
         want = dict(zip(self.layout.names, wanted, strict=False))
         k, gradients = self.layout.rows.m + self.layout.rows.p, {}
         if want["P"]:
-            gradients["P"] = _symmetric(_outer(-ux, x, shapes["P"]))
+            gradients["P"] = self.matrices.outer("P", -ux, x, shapes["P"])
         if want["q"]:
             gradients["q"] = _reduce(-ux, shapes["q"])
         for name, rows in (("G", slice(0, self.layout.rows.m)), ("A", slice(self.layout.rows.m, k))):
             if want.get(name):
                 like = shapes[name]
-                gradients[name] = _outer(-lam[..., rows], ux, like) + _outer(-ul[..., rows], x, like)
+                gradients[name] = self.matrices.outer(name, -lam[..., rows], ux, like)
+                gradients[name] = gradients[name] + self.matrices.outer(name, -ul[..., rows], x, like)
         if any(want.get(name) for name in ("h", "b", "lb", "ub")):
             gradients |= {name: g for name, g in self.layout.split(None, ul, params).items() if want[name]}
         return gradients
@@ -186,7 +194,7 @@ class SolutionMap:
         else:
             held = out.touching if rule == "least_squares" else out.active
             c = torch.where(held, 0.0, torch.inf).to(rx.dtype)
-        system = LinearSystem(self.layout.rows, self.batch, rule == "least_squares", self.core)
+        system = LinearSystem(self.layout.rows, self.batch, rule == "least_squares", self.linear, self.matrices)
         ux, ul = implicit_apply(system, P, C, c, rx, rl)
         return ux, ul
 
@@ -196,7 +204,7 @@ class SolutionMap:
         equality = self.layout.rows.equality(d.device)
         present = d.isfinite() & out.solved.unsqueeze(-1) & ~equality
         x, lam = self._primal(out), self._multipliers(out)
-        Rx = self.layout.rows.apply(C, torch.where(out.solved.unsqueeze(-1), x, 0.0))
+        Rx = self.layout.rows.with_bounds(self.matrices.times("C", C, x), x)
         difference = torch.where(present, d, 0.0) - Rx
         difference = torch.where(present, difference - lam, 1.0)
         root = (difference * difference + 4 * kappa).sqrt()
@@ -207,6 +215,11 @@ class SolutionMap:
         return torch.where(present, c, torch.where(equality, 0.0, torch.inf).to(c.dtype))
 
 
+def dense_map(layout: Layout, batch: int, find: Find, rule: Implicit, core: str) -> SolutionMap:
+    """Return the solution map of programs with dense matrices; core "torch" keeps away from the compiled core."""
+    return SolutionMap(layout, batch, find, rule, partial(solve_linear_system, core=core), fused=core != "torch")
+
+
 @dataclass(frozen=True)
 class LinearSystem:
     """(P, C, c, rx, rl) -> u solving `[P R'; R -diag(c)] u = r`; rows with c = inf have u = 0."""
@@ -214,9 +227,14 @@ class LinearSystem:
     rows: Rows
     batch: int
     minimum_norm: bool
-    core: str = "auto"
+    linear: LinearSolve
+    matrices: Matrices = DENSE
     num_unknowns: int = 2
-    core_dims: tuple[int, ...] = (2, 2, 1, 1, 1)
+
+    @property
+    def core_dims(self) -> tuple[int, ...]:
+        """Dimensions of each parameter without its batch."""
+        return (self.matrices.core_dims, self.matrices.core_dims, 1, 1, 1)
 
     def with_batch(self, batch: int) -> LinearSystem:
         """Return the same map for another batch size."""
@@ -226,14 +244,14 @@ class LinearSystem:
         """Solve in float64, without autograd."""
         dtype = params[3].dtype
         P, C, c, rx, rl = (v.to(torch.float64) for v in params)
-        ux, ul = solve_linear_system(P, C, c, rx, rl, self.rows, self.batch, self.minimum_norm, self.core)
+        ux, ul = self.linear(P, C, c, rx, rl, self.rows, self.batch, self.minimum_norm)
         return ux.to(dtype), ul.to(dtype)
 
     def tangent(self, outputs: Tensors, params: Tensors, dparams: MaybeTensors) -> Tensors:
         """Return du = J⁻¹ (dr - dJ u)."""
         ux, ul = outputs
         dP, dC, dc, drx, drl = dparams
-        rx, rl = _data_tangent(self.rows, ux, ul, None if dP is None else _symmetric(dP), dC)
+        rx, rl = _data_tangent(self.rows, self.matrices, ux, ul, dP, dC)
         if drx is not None:
             rx = rx + drx
         if drl is not None:
@@ -249,51 +267,33 @@ class LinearSystem:
         ux, ul = outputs
         vx, vl = (torch.zeros_like(w) if v is None else v for v, w in zip(cotangents, (ux, ul), strict=True))
         wx, wl = implicit_apply(self, *params[:3], vx, vl)
-        gP, gC = _data_adjoint(self.rows, (ux, ul), (wx, wl), params[0], params[1], needs[0], needs[1])
+        gP, gC = self._data_adjoint((ux, ul), (wx, wl), params[0], params[1], needs)
         gc = _reduce(ul * wl, params[2]) if needs[2] else None
         return gP, gC, gc, _reduce(wx, params[3]), _reduce(wl, params[4])
 
+    def _data_adjoint(
+        self, w: tuple[Tensor, Tensor], u: tuple[Tensor, Tensor], P: Tensor, C: Tensor, needs: Sequence[bool]
+    ) -> MaybeTensors:
+        """Return the gradients of P and C: minus the symmetrised outer products of solution and adjoint."""
+        k, outer = self.rows.m + self.rows.p, self.matrices.outer
+        (x, lam), (ux, ul) = w, u
+        gP = outer("P", -ux, x, P) if needs[0] else None
+        gC = outer("C", -lam[..., :k], ux, C) + outer("C", -ul[..., :k], x, C) if needs[1] else None
+        return gP, gC
 
-def _data_tangent(rows: Rows, x: Tensor, lam: Tensor, dP: Tensor | None, dC: Tensor | None) -> tuple[Tensor, Tensor]:
+
+def _data_tangent(
+    rows: Rows, matrices: Matrices, x: Tensor, lam: Tensor, dP: Tensor | None, dC: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return -dJ (x, lam) for a change of the matrices."""
     k = rows.m + rows.p
     rx, rl = torch.zeros_like(x), torch.zeros_like(lam)
     if dP is not None:
-        rx = rx - (x.unsqueeze(-2) @ dP).squeeze(-2)
+        rx = rx - matrices.times("P", dP, x)
     if dC is not None:
-        rx = rx - (lam[..., :k].unsqueeze(-2) @ dC).squeeze(-2)
-        change = -(x.unsqueeze(-2) @ dC.mT).squeeze(-2)
-        rl = rl + torch.nn.functional.pad(change, (0, rows.total - k))
+        rx = rx - matrices.transpose_times("C", dC, lam[..., :k])
+        rl = rl + torch.nn.functional.pad(-matrices.times("C", dC, x), (0, rows.total - k))
     return rx, rl
-
-
-def _data_adjoint(
-    rows: Rows,
-    w: tuple[Tensor, Tensor],
-    u: tuple[Tensor, Tensor],
-    P: Tensor,
-    C: Tensor,
-    needs_P: bool,
-    needs_C: bool,
-) -> MaybeTensors:
-    """Return the gradients of P and C: minus the symmetrised outer products of solution and adjoint."""
-    k = rows.m + rows.p
-    (x, lam), (ux, ul) = w, u
-    gP = gC = None
-    if needs_P:
-        gP = _symmetric(_outer(-ux, x, P))
-    if needs_C:
-        gC = _outer(-lam[..., :k], ux, C) + _outer(-ul[..., :k], x, C)
-    return gP, gC
-
-
-def _symmetric(M: Tensor) -> Tensor:
-    return 0.5 * (M + M.mT)
-
-
-def _outer(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
-    # The gradient of shared data is the sum over the batch: one matrix product, never B outer products.
-    return a.mT @ b if like.ndim == 2 else a.unsqueeze(-1) * b.unsqueeze(-2)
 
 
 def _reduce(g: Tensor, like: Tensor) -> Tensor:

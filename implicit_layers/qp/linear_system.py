@@ -6,7 +6,7 @@ rows, a solution that is not unique) the least-squares solution of least norm, b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from . import native
 from .polish import DELTA, RHO, factorise, solve_factor
 from .problem import Rows
 from .scaling import equilibrate, max_abs
+
+LinearSolve = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Rows, int, bool], tuple[Tensor, Tensor]]
+"""(P, C, c, rx, rl, rows, batch, minimum_norm) -> (ux, ul); see `solve_linear_system`."""
 
 REFINEMENTS = 5
 SINGULAR = 1e-7  # relative residual above which the proximal steps did not converge: J is singular

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..algebra import times
@@ -48,9 +50,15 @@ class QPProblem(NamedTuple):
             `max(Gx - h, 0)` `(*batch, m)` and `Ax - b` `(*batch, p)`, of length 0 where there are no rows.
         """
         none = x[..., :0]
-        above = none if self.G is None or self.h is None else (times(self.G, x) - self.h).clamp(min=0)
-        off = none if self.A is None or self.b is None else times(self.A, x) - self.b
+        above = none if self.G is None or self.h is None else (_row_values(self.G, x) - self.h).clamp(min=0)
+        off = none if self.A is None or self.b is None else _row_values(self.A, x) - self.b
         return above, off
+
+
+def _row_values(M: Tensor, x: Tensor) -> Tensor:
+    if M.layout is torch.strided:
+        return times(M, x)
+    return (M @ x.reshape(-1, x.shape[-1]).mT).mT.reshape(*x.shape[:-1], M.shape[0])
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,11 @@ class Rows:
 
     def apply(self, C: Tensor, x: Tensor) -> Tensor:
         """Return R x for `C = [G; A]` `(B, m+p, n)` and `x` `(B, n)`."""
-        parts = [(x.unsqueeze(-2) @ C.mT).squeeze(-2)]
+        return self.with_bounds((x.unsqueeze(-2) @ C.mT).squeeze(-2), x)
+
+    def with_bounds(self, Cx: Tensor, x: Tensor) -> Tensor:
+        """Return R x from C x."""
+        parts = [Cx]
         if self.upper:
             parts.append(x)
         if self.lower:
@@ -111,6 +123,11 @@ class Rows:
         mask[self.m : self.m + self.p] = True
         return mask
 
+    def equality_mask(self) -> NDArray[np.bool_]:
+        """Return the same mask as an array."""
+        place = np.arange(self.total)
+        return (place >= self.m) & (place < self.m + self.p)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -122,11 +139,12 @@ class Layout:
 
     names: tuple[str, ...]
     rows: Rows
+    entries: tuple[int, int] | None = None  # of G and A, where the three matrices are held by their entries (nnz,)
 
     @functools.cached_property
     def core_dims(self) -> tuple[int, ...]:
         """Dimensions of each parameter without its batch."""
-        return tuple(len(_CORE[name]) for name in self.names)
+        return tuple(1 if self.entries else len(_CORE[name]) for name in self.names)
 
     @functools.cached_property
     def table(self) -> tuple[tuple[str, int, int], ...]:
@@ -147,10 +165,14 @@ class Layout:
         given = dict(zip(self.names, params, strict=False))
         rows = self.rows
         lb = given.get("lb")
-        matrices = [(given.get("G"), (rows.m, rows.n)), (given.get("A"), (rows.p, rows.n))]
+        shapes: tuple[tuple[int, ...], ...] = ((rows.m, rows.n), (rows.p, rows.n))
+        if self.entries:
+            shapes = tuple((count,) for count in self.entries)
+        matrices = list(zip((given.get("G"), given.get("A")), shapes, strict=True))
         sides = [(given.get("h"), (rows.m,)), (given.get("b"), (rows.p,))]
         sides += [(given.get("ub"), (rows.n,))] * rows.upper + [(None if lb is None else -lb, (rows.n,))] * rows.lower
-        C = _join([part for part in matrices if part[1][0]], 2, batch, like, (0, rows.n))
+        core = len(shapes[0])
+        C = _join([part for part in matrices if part[1][0]], core, batch, like, (0, *shapes[0][1:]))
         return given["P"], given["q"], C, _join([part for part in sides if part[1][0]], 1, batch, like, (0,))
 
     def split(self, gC: Tensor | None, gd: Tensor | None, params: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -195,6 +217,11 @@ class Flat(NamedTuple):
     def stack(self) -> tuple[Tensor, ...]:
         """Return P, q, C, d in operations that autograd sees."""
         return self.layout.stack(self.params, self.batch, self.params[1])  # type: ignore[return-value]
+
+
+def is_sparse(problem: QPProblem) -> bool:
+    """Return whether any argument is in a sparse layout."""
+    return any([getattr(v, "layout", torch.strided) is not torch.strided for v in problem])
 
 
 def flatten(problem: QPProblem) -> Flat:

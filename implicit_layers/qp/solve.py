@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,11 +16,16 @@ from ..status import SolveStatus
 from .compiled import solve_compiled
 from .elastic import Elastic, relax, restrict
 from .forward import build_program, failure_message, solve_flat
-from .gradients import SolutionMap
+from .gradients import SolutionMap, dense_map
 from .interior_point import InteriorPoint, unroll
 from .kkt import residuals
-from .problem import Flat, QPProblem, flatten
+from .problem import Flat, QPProblem, flatten, is_sparse
 from .solution import QPSolution, StackedSolution
+
+_Solve = Callable[
+    [QPProblem, InteriorPoint, Implicit | Unrolled, QPSolution | None, Elastic | None, bool],
+    tuple[StackedSolution, Flat],
+]
 
 
 def solve_qp(
@@ -114,6 +120,10 @@ def _solve(
     infeasible: Elastic | None,
     strict: bool,
 ) -> tuple[StackedSolution, Flat]:
+    if is_sparse(problem):
+        # Its solvers are no operators of a graph: compiled code breaks here.
+        solve: _Solve = torch.compiler.disable(_solve_sparse)
+        return solve(problem, solver, differentiate, warm_start, infeasible, strict)
     flat = flatten(problem)
     if infeasible is not None:  # flattened all the same: that names what is wrong in the caller's terms
         outputs, relaxed = _solve(relax(problem, infeasible), solver, differentiate, None, None, strict)
@@ -123,13 +133,45 @@ def _solve(
     warm = _stack_warm_start(warm_start, flat)
     if torch.compiler.is_compiling():
         return solve_compiled((*flat.params, *warm), flat.layout, flat.batch, solver, differentiate, strict), flat
-    keep = differentiate.gradient == "exact"
-    find = partial(solve_flat, options=solver, strict=strict, keep=keep and needs_backward(flat.params))
-    rule = SolutionMap(flat.layout, flat.batch, find, differentiate, solver.core)
+    keep = differentiate.gradient == "exact" and needs_backward(flat.params)
+    find = partial(solve_flat, options=solver, strict=strict, keep=keep)
+    rule = dense_map(flat.layout, flat.batch, find, differentiate, solver.core)
+    return _apply(rule, flat, warm, problem), flat
+
+
+def _apply(rule: SolutionMap, flat: Flat, warm: tuple[Tensor, ...], problem: QPProblem) -> StackedSolution:
     try:
-        return StackedSolution(*implicit_apply(rule, *flat.params, *warm)), flat
+        return StackedSolution(*implicit_apply(rule, *flat.params, *warm))
     except SolverError as error:
         raise SolverError(str(error), problem, _unstack(error.solution, flat)) from None
+
+
+def _solve_sparse(
+    problem: QPProblem,
+    solver: InteriorPoint,
+    differentiate: Implicit | Unrolled,
+    warm_start: QPSolution | None,
+    infeasible: Elastic | None,
+    strict: bool,
+) -> tuple[StackedSolution, Flat]:
+    try:
+        from .sparse import SparseSolves, flatten_sparse, solve_sparse
+    except ImportError as error:
+        raise ImportError(
+            f"programs with sparse matrices need scipy, piqp and qdldl ({error}): pip install 'implicit-layers[sparse]'"
+        ) from error
+    if infeasible is not None:
+        raise ProblemError("infeasible: expected None for a program with sparse matrices, got Elastic(...)")
+    if isinstance(differentiate, Unrolled):
+        raise ProblemError("differentiate: expected Implicit for a program with sparse matrices, got Unrolled(...)")
+    if solver.core != "auto":
+        raise ProblemError(f"solver: expected core='auto' for a program with sparse matrices, got core={solver.core!r}")
+    flat, matrices = flatten_sparse(problem)
+    solves = SparseSolves(matrices)
+    keep = differentiate.gradient == "exact" and needs_backward(flat.params)
+    find = partial(solve_sparse, solves=solves, options=solver, strict=strict, keep=keep)
+    rule = SolutionMap(flat.layout, flat.batch, find, differentiate, solves, matrices)
+    return _apply(rule, flat, _stack_warm_start(warm_start, flat), problem), flat
 
 
 def _check_options(solver: Any, differentiate: Any, warm_start: Any, infeasible: Any) -> None:

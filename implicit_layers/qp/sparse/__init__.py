@@ -1,0 +1,5 @@
+"""Programs with sparse matrices: found by a sparse solver, differentiated by the same map as dense ones."""
+
+from .layout import flatten_sparse as flatten_sparse
+from .linear_system import SparseSolves as SparseSolves
+from .solver import solve_sparse as solve_sparse
