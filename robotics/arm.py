@@ -11,6 +11,8 @@ from torch import Tensor
 from robotics.angles import principal_angle, quarter_turn, wrap_angle
 from robotics.checks import check_keys, finite_numbers, shown
 
+SHORTEST, LONGEST = 1e-50, 1e50  # [m]: products of a few lengths are numbers still
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanarArm:
@@ -34,6 +36,9 @@ class PlanarArm:
         lengths = finite_numbers("lengths", self.lengths)
         if not lengths or min(lengths) <= 0:
             raise ValueError(f"lengths: expected one or more positive numbers, found {shown(self.lengths)}")
+        if not (min(lengths) >= SHORTEST and max(lengths) <= LONGEST):
+            found = shown(self.lengths)
+            raise ValueError(f"lengths: expected numbers from {SHORTEST:g} to {LONGEST:g} m, found {found}")
         if not isinstance(self.limits, list | tuple) or len(self.limits) != len(lengths):
             raise ValueError(f"limits: expected {len(lengths)} pairs (lower, upper), found {shown(self.limits)}")
         limits = []

@@ -8,7 +8,7 @@ import click
 
 from robotics.arm import PlanarArm
 from robotics.cli_group import PATH, common, examples
-from robotics.files import read_scene
+from robotics.files import make_folder, read_scene
 from robotics.head_training import STEPS, train_heads
 from robotics.models import HeadsQP, build_model
 from robotics.obstacles import Circles
@@ -35,7 +35,8 @@ def train_heads_command(
     """Train starts for every scene at once: the network sees the circles, and they change with every target."""
     arm = (read_scene(arm_file)[1] if arm_file else None) or PlanarArm.duka()
     config = {"model": "mlp-qp", "inputs": inputs, "heads": heads, "hidden": hidden, "layers": layers}
-    build_model(arm, config)  # before the training: it refuses wrong numbers
+    build_model(arm, config)  # before the training, as the folder: what is refused costs no time
+    make_folder(out)
     model = HeadsQP(train_heads(arm, heads, inputs=inputs, hidden=hidden, seed=seed, progress=True, **how), layers)
     save_run(out, model, None, Circles.from_json({"circles": []}), {"seed": seed, **how})
     click.echo(f"{heads} heads for {inputs} of {arm.num_links} links, {how['steps']} steps of training -> {out}")

@@ -8,6 +8,7 @@ import click
 import torch
 
 from robotics.arm import PlanarArm
+from robotics.checks import finite_numbers
 from robotics.cli_group import PATH, common, examples
 from robotics.files import FileError, read_scene, write_json
 from robotics.learned_constraints import (
@@ -38,6 +39,7 @@ def demonstrate_command(out: Path, seed: int, scene: Path, num: int, noise: floa
     Each is a random clear posture, a random target and the step of the joints towards it: where a circle stopped the
     step, it shows where that circle is. The file does not hold the circles.
     """
+    finite_numbers("noise", [noise])
     circles, arm = read_scene(scene)
     if not circles.radii.numel():
         raise FileError(f"{scene}: expected one or more circles to demonstrate, found none")

@@ -44,8 +44,11 @@ def write_bytes(path: StrPath, data: bytes) -> None:
         FileError: If the file cannot be written; an earlier file of that name is then untouched.
     """
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    beside = target.parent / f".{target.name}.{uuid.uuid4().hex}"
     try:
+        if target.exists() and not target.is_file():  # a folder, or a pipe or device: no file may take its place
+            found = "a folder" if target.is_dir() else "what is no file"
+            raise FileError(f"{target}: expected a place to write to, found {found}")
         with open(beside, "xb") as file:
             file.write(data)
             file.flush()

@@ -341,6 +341,8 @@ LIMITS = ((-1.0, 1.0), (-1.0, 1.0))
         ("lengths", {"lengths": (1.0, "2")}),
         ("lengths", {"lengths": (1.0, True)}),
         ("lengths", {"lengths": (1.0, 10**400)}),
+        ("lengths", {"lengths": (1.0, 1e300)}),  # its square is no number
+        ("lengths", {"lengths": (1.0, 1e-300)}),
         ("lengths", {"lengths": "12"}),
         ("lengths", {"lengths": None}),
         ("lengths", {"lengths": 2.0}),

@@ -187,6 +187,7 @@ def test_mistakes_in_the_options_are_one_line(work, tmp_path):
     assert "nowhere.csv" in run("learn-scene", "--demonstrations", "nowhere.csv", "--circles", 1, "--out", "x", code=2)
     make = ("demonstrate", "--out", tmp_path / "demos.csv", "--scene")
     assert "expected one or more circles" in run(*make, tmp_path / "unit.json", code=2)
+    assert "noise: expected" in run(*make, tmp_path / "unit.json", "--noise", "nan", code=2)
     (tmp_path / "covered.json").write_text(json.dumps({"circles": [[0, 0, 9]]}))
     assert "leaves room for the arm" in run(*make, tmp_path / "covered.json", code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["covered.json", "unit.json"]

@@ -47,6 +47,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    refused(lambda path: write_text(path, "new"), pipe, "found what is no file")
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("name", ["", "/"])
+def test_a_name_without_a_last_part_is_refused(name):
+    refused(lambda path: write_text(path, "new"), name, "found")
+
+
 def test_until_the_new_file_is_complete_a_reader_sees_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "notes.txt"
     write_text(path, "old")

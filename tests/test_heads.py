@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from robotics import Circles, PlanarArm
+from robotics import Circles, PlanarArm, cli_heads
 from robotics.cli import main
 from robotics.head_training import random_scenes, train_heads
 from robotics.ik_qp import task_error
@@ -233,7 +233,7 @@ def test_heads_are_trained_saved_and_asked_by_the_command_line(tmp_path):
     assert "2 SOLVED" in output
 
 
-def test_heads_for_every_scene_are_trained_without_a_data_set_and_asked_among_any_circles(tmp_path):
+def test_heads_for_every_scene_are_trained_without_a_data_set_and_asked_among_any_circles(tmp_path, monkeypatch):
     def run(*arguments):
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
         return result.exit_code, result.output
@@ -265,3 +265,7 @@ def test_heads_for_every_scene_are_trained_without_a_data_set_and_asked_among_an
         code, output = run("train-heads", "--arm", arm, "--steps", 1, *wrong, "--out", tmp_path / "none")
         assert (code, message in output) == (2, True), output
         assert not (tmp_path / "none").exists()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(cli_heads, "train_heads", None)  # what cannot be written is said before the training
+    code, output = run("train-heads", "--arm", arm, "--out", tmp_path / "file")
+    assert (code, "expected a folder" in output) == (2, True), output

@@ -16,6 +16,7 @@ from benchmarks.ik import independent, safety
 from benchmarks.ik.independent import Body
 from benchmarks.ik.safety_queries import KINDS, POSES, TARGETS, draw
 from robotics import Circles, PlanarArm, oracle
+from robotics.models import IKStatus
 
 BODY = Body(np.array([1.0, 1.0, 1.0]), np.full(3, -2.0), np.full(3, 2.0))
 STRAIGHT = np.zeros((1, 3))
@@ -135,6 +136,9 @@ def test_nothing_unsafe_is_found_among_hostile_circles():
     assert found["of poses"] == 1500
     for name in ("SOLVED", "UNREACHABLE", "INVALID_INPUT", "INFEASIBLE", "certified steps"):
         assert found[name] > 50, name  # else nothing was asked
+    for name in ("MLPQP", "HeadsQP"):
+        assert found[f"SOLVED by {name}"] > 1000, name
+    assert found["NOT_REACHED by one-shot MLPQP"] > 1000
 
 
 def planted(monkeypatch, name, replacement, poses):
@@ -197,6 +201,20 @@ def test_wrong_answers_of_the_portfolio_are_caught(monkeypatch, what, poses):
 
     safety_portfolio = safety.Portfolio
     assert planted(monkeypatch, "Portfolio", Lying, poses)[COUNTED_AS[what]] > 20
+
+
+@pytest.mark.parametrize("poses", [False, True])
+@pytest.mark.parametrize("name", ["HeadsQP", "MLPQP"])
+def test_unsafe_answers_of_a_model_are_caught_though_off_target(monkeypatch, name, poses):
+    honest = getattr(safety, name).answer
+
+    def rash(model, targets, circles, tolerance):
+        answer = honest(model, targets, circles, tolerance)
+        bent = torch.where((answer.status == IKStatus.NOT_REACHED)[:, None], answer.theta + 1.0, answer.theta)
+        return answer._replace(theta=bent)
+
+    monkeypatch.setattr(getattr(safety, name), "answer", rash)
+    assert planted(monkeypatch, "Portfolio", safety.Portfolio, poses)["unsafe answers"] > 10
 
 
 def test_the_queries_are_as_hostile_as_they_say():

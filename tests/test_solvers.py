@@ -101,6 +101,12 @@ def test_answers_repeat(name, generator):
     assert torch.equal(first, again)
 
 
+@EVERY
+def test_answers_carry_no_gradient(name, generator):
+    targets = UNIT.tip(UNIT.sample(2, generator)).requires_grad_()
+    assert not any(column.requires_grad for column in MAKERS[name](UNIT).answer(targets, NO_CIRCLES))
+
+
 def test_a_missing_module_is_named_with_the_way_to_install_it(monkeypatch):
     def missing(name):
         raise ImportError(name)

@@ -1,8 +1,9 @@
 """Ask for a great many answers among hostile circles, and let an independent check look for one that is unsafe.
 
-Two batches in three ask for positions, the third for poses. Every query is answered twice. The portfolio's answers
-marked SOLVED are judged again, and its verdicts INFEASIBLE and UNREACHABLE. And from a posture that circles may touch,
-steps out of them and certified steps lead towards the target, with every certified step judged along its whole length.
+Two batches in three ask for positions, the third for poses. The portfolio and models with untrained networks answer
+every query: what they mark SOLVED or NOT_REACHED is judged again, and the verdicts INFEASIBLE and UNREACHABLE. And
+from a posture that circles may touch, steps out of them and certified steps lead towards the target, with every
+certified step judged along its whole length.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from tqdm import tqdm
 
 from robotics import PlanarArm
 from robotics.ik_qp import MARGIN
+from robotics.models import MLP, MLPQP, Heads, HeadsQP
 from robotics.models.answer import IKStatus
 from robotics.solvers import Portfolio
+from robotics.solvers.base import Solver
 from robotics.steps import certified_step, escape
 
 from . import independent
@@ -43,6 +46,7 @@ def run(count: int, seed: int = 0, batch: int = BATCH, progress: bool = True, se
         seconds: Wall time after which no new batch is begun.
     """
     torch.set_num_threads(1)
+    torch.manual_seed(seed)  # of the networks
     generator = torch.Generator().manual_seed(seed)
     found: Counter[str] = Counter(dict.fromkeys(VIOLATIONS, 0))
     begin = time.monotonic()
@@ -74,18 +78,34 @@ def check(queries: Queries, found: Counter[str]) -> None:
     circles = torch.cat((queries.circles.centers, queries.circles.radii[..., None]), -1).numpy()
     found["queries"] += len(queries.targets)
     found["of poses"] += len(queries.targets) * (queries.targets.shape[1] == 3)
-    _check_answers(queries, body, circles, found)
+    for suffix, solver in _solvers(queries).items():
+        _check_answers(solver, suffix, queries, body, circles, found)
     _check_paths(queries, body, circles, found)
 
 
-def _check_answers(queries: Queries, body: Body, circles: Array, found: Counter[str]) -> None:
-    solver = Portfolio(arm=queries.arm, starts=2, more_starts=2, layers=LAYERS)
+def _solvers(queries: Queries) -> dict[str, Solver]:
+    """Return who answers, by what is added to the names of its statuses; no network is trained."""
+    arm, inputs = queries.arm, "xy" if queries.targets.shape[1] == 2 else "xytheta"
+    solvers: dict[str, Solver] = {
+        "": Portfolio(arm=arm, starts=2, more_starts=2, layers=LAYERS),
+        " by MLPQP": MLPQP(MLP(arm, inputs), layers=LAYERS),
+        " by one-shot MLPQP": MLPQP(MLP(arm, inputs), "one-shot"),
+    }
+    if inputs == "xy" or arm.num_links > 2:
+        solvers[" by HeadsQP"] = HeadsQP(Heads(arm, 4, inputs=inputs), LAYERS)
+    return solvers
+
+
+def _check_answers(
+    solver: Solver, suffix: str, queries: Queries, body: Body, circles: Array, found: Counter[str]
+) -> None:
     answer = solver.answer(queries.targets, queries.circles, TOLERANCE)
     theta, targets, status = answer.theta.numpy(), queries.targets.numpy(), answer.status.numpy()
     for member in IKStatus:
-        found[member.name] += int((status == member).sum())
+        found[member.name + suffix] += int((status == member).sum())
     solved = status == IKStatus.SOLVED
-    found["unsafe answers"] += int(independent.unsafe(body, theta[solved], circles[solved]).sum())
+    safe = solved | (status == IKStatus.NOT_REACHED)
+    found["unsafe answers"] += int(independent.unsafe(body, theta[safe], circles[safe]).sum())
     off = independent.off_target(body, theta[solved], targets[solved], TOLERANCE * (1 + 1e-6))
     found["answers off target"] += int(off.sum())
     refused = status == IKStatus.INFEASIBLE

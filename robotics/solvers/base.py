@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from robotics.arm import PlanarArm
@@ -27,6 +28,7 @@ class Solver(Protocol):
         """Answer targets `(N, 2|3)`; what is not safe is never returned as SOLVED."""
 
 
+@torch.no_grad()
 def answer_with_restarts(
     arm: PlanarArm,
     targets: Tensor,
