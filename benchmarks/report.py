@@ -25,6 +25,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         click.ClickException: the file cannot be written.
     """
+    if path.exists() and not path.is_file():  # a folder, a pipe or a device: no file may take its place
+        raise click.ClickException(f"{path}: expected a place to write to, found what is no file")
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         beside.write_bytes(data)

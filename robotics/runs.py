@@ -128,8 +128,13 @@ def _read_checkpoint(path: Path, model: Model) -> dict[str, Tensor]:
         raise FileError(f"{path}: expected the weights {', '.join(expected)}, found {shown(found)}")
     for name, like in expected.items():
         value = weights[name]
-        if not isinstance(value, Tensor) or (value.shape, value.dtype) != (like.shape, like.dtype):
-            found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+        kind = (value.layout, value.shape, value.dtype) if isinstance(value, Tensor) else None
+        if kind != (torch.strided, like.shape, like.dtype):
+            found = (
+                f"{value.layout} {value.dtype} of shape {tuple(value.shape)}"
+                if isinstance(value, Tensor)
+                else shown(value)
+            )
             raise FileError(f"{path}: expected {name} as {like.dtype} of shape {tuple(like.shape)}, found {found}")
         if not value.isfinite().all():
             raise FileError(f"{path}: expected finite weights, found {name} with NaN or infinity")

@@ -308,6 +308,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
 
 
+def test_no_file_takes_the_place_of_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(Exception, match="expected a place to write to, found what is no file"):
+        write_bytes(pipe, b"")
+    assert pipe.is_fifo()
+
+
 def test_a_markdown_table_is_aligned():
     assert markdown_table(["name", "n"], [["a", 10]]).splitlines() == [
         "| name |  n |",

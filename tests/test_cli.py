@@ -293,6 +293,12 @@ def test_a_bad_file_is_one_line_and_leaves_the_old_answers(work, tmp_path, name,
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "expected a path, found an empty one" in refused("dataset", "--out", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_targets_without_an_orientation_are_refused_by_a_run_that_needs_it(work, tmp_path):
     files = ("--targets", work / "targets.csv", "--scene", work / "scene.json", "--out", tmp_path / "angles.csv")
     line = refused("solve", "--model", work / "pose", *files)

@@ -114,6 +114,13 @@ def test_options_that_do_not_fit_are_named():
     assert dataclasses.replace(Portfolio(arm=DUKA), starts=2).config()["starts"] == 2
 
 
+@pytest.mark.parametrize("tolerance", [math.nan, math.inf, -1e-3])
+def test_a_tolerance_that_means_nothing_is_named(tolerance):
+    for solver in (Portfolio(arm=DUKA), LevenbergMarquardt(arm=DUKA)):
+        with pytest.raises(ValueError, match=r"^tolerance: expected a finite number >= 0"):
+            solver.answer(f64([[2.0, 3.5]]), Circles.from_json({"circles": []}), tolerance)
+
+
 def test_the_command_solves_or_proves_with_a_portfolio(tmp_path):
     (tmp_path / "scene.json").write_text(json.dumps({"circles": [[2.4, 2.6, 0.5]]}))
     run("dataset", "--num-samples", 40, "--out", tmp_path / "data")

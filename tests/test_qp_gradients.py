@@ -10,7 +10,7 @@ import torch
 from oracles import OUTPUTS
 from problems import INF, Problem, f64, known_optimum
 
-from implicit_layers import Implicit, Unrolled, solve_qp
+from implicit_layers import Implicit, InteriorPoint, SolveStatus, Unrolled, solve_qp
 
 ALL = Problem._fields
 RULES = {rule: Implicit(gradient=rule) for rule in ("exact", "least_squares", "smoothed")}
@@ -307,3 +307,19 @@ def test_gradient_of_p_is_that_of_its_symmetric_part(seed, generator):
     known = small(seed)
     gradient = gradients(known.problem, weights(known, generator), ["P"])["P"]
     assert oracles.relative_error(gradient, gradient.mT) <= tol.BATCH
+
+
+@pytest.mark.parametrize("active_set", [True, False])
+@pytest.mark.parametrize("curvature", [5e-324, 1e-310, 1e-300, 1e-200])
+def test_curvature_of_next_to_nothing_spoils_no_gradient(curvature, active_set, seed):
+    known = known_optimum(seed, batch=(5,), n=3, m=8, p=1, bounds=0)
+    P = known.problem.P.clone()
+    P[2] = 0
+    P[2, 1, 1] = curvature
+    lb, ub = (torch.full((3,), side, dtype=torch.float64) for side in (-10.0, 10.0))
+    problem = problems.leaves(known.problem._replace(P=P, q=known.problem.q[0], lb=lb, ub=ub))
+    solution = solve_qp(*problem, solver=InteriorPoint(active_set=active_set))
+    assert (solution.status == SolveStatus.SOLVED).all()
+    (solution.x.sum() + solution.z.sum()).backward()
+    for name in problems.given(problem):
+        assert getattr(problem, name).grad.isfinite().all(), name

@@ -343,3 +343,12 @@ def test_optnet_learns_every_parameter_and_passes_the_gradient_on(generator):
 def test_optnet_keeps_the_dtype_and_an_unbatched_input():
     assert OptNetLayer(3, 2)(f64([1, 2, 3]).float()).dtype == torch.float32
     assert OptNetLayer(3, 2)(f64([1, 2, 3]).float()).shape == (3,)
+
+
+def test_the_old_vmap_is_refused_with_the_way_that_works():
+    q = f64([1.0, 2.0]).requires_grad_()
+    P = torch.eye(2, dtype=torch.float64)
+    x = solve_qp(P, q).x
+    with pytest.raises(NotImplementedError, match=r"torch\.func\.jacrev"):
+        torch.autograd.grad(x, q, P, is_grads_batched=True)
+    torch.testing.assert_close(torch.func.jacrev(lambda q: solve_qp(P, q).x)(q.detach()), -P)

@@ -280,6 +280,7 @@ OTHER = {
     "other keys": replaced({"weight": torch.zeros(3)}),
     "wrong shape": changed(**{"layers.0.bias": torch.zeros(3, dtype=torch.float64)}),
     "wrong type": changed(**{"layers.0.bias": torch.zeros(20)}),
+    "sparse": changed(**{"layers.0.bias": torch.zeros(20, dtype=torch.float64).to_sparse()}),
     "not a tensor": changed(**{"layers.0.bias": 3}),
     "nan": changed(**{"layers.0.bias": torch.full((20,), math.nan, dtype=torch.float64)}),
 }

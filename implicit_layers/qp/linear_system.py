@@ -128,7 +128,8 @@ def _minimum_norm(P: Tensor, C: Tensor, c: Tensor, held: Tensor, r: Tensor, rows
     J = torch.zeros(batch, n + total, n + total, dtype=P.dtype, device=P.device)
     J[:, :n, :n], J[:, n:, :n], J[:, :n, n:] = P, R, R.mT
     J[:, n:, n:] = torch.diag_embed(torch.where(held, -c, 0.0))
-    values, vectors = torch.linalg.eigh(J)
+    sound = J.isfinite().all(-1).all(-1)[:, None, None]  # what overflowed has no solution, and must not end the batch
+    values, vectors = torch.linalg.eigh(torch.where(sound, J, 0.0))
     keep = values.abs() > RANK * values.abs().amax(-1, keepdim=True)
     inverse = torch.where(keep, 1 / torch.where(keep, values, 1.0), 0.0)
     coordinates: Tensor = inverse * (r.unsqueeze(-2) @ vectors).squeeze(-2)

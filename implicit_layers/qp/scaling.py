@@ -10,6 +10,8 @@ from torch import Tensor
 from .problem import Rows
 
 NEGLIGIBLE = 1e-15  # of the largest entry of all rows
+TINY_COST = 1e-290  # a cost below this stays as it is: the inverse of the smallest numbers is infinite
+VANISHED = 1e-100  # the same for P in a linear system, whose other sides would be round-off beside it
 SWEEPS = 4  # ten are no better; without any, one hard problem in eight is lost
 
 
@@ -56,7 +58,7 @@ def equilibrate(P: Tensor, C: Tensor, rows: Rows, q: Tensor | None = None) -> Sc
     largest = max_abs((P * D.unsqueeze(-1) * D.unsqueeze(-2)).flatten(-2))
     if q is not None:
         largest = torch.maximum(largest, 1e-4 * max_abs(q * D))
-    k = 1 / _nonzero(largest).unsqueeze(-1)
+    k = 1 / torch.where(largest > (VANISHED if q is None else TINY_COST), largest, 1.0).unsqueeze(-1)
     bounds = [1 / D] * (rows.upper + rows.lower)
     return Scaling(D, torch.cat([E, *bounds], -1) if bounds else E, k)
 

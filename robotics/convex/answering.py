@@ -54,7 +54,7 @@ def answer_each(
         tolerance: largest error of a SOLVED answer, of reach and rad.
         solve: the program.
     """
-    check_batch(targets, circles, 3 if targets.shape[-1] == 3 else 2)
+    check_batch(targets, circles, 3 if targets.shape[-1] == 3 else 2, tolerance)
     if anchors.shape != (len(targets), arm.num_links):
         expected = (len(targets), arm.num_links)
         raise ValueError(f"anchors: expected shape {expected}, found {tuple(anchors.shape)}")

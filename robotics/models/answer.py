@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -67,8 +68,10 @@ def is_safe(arm: PlanarArm, theta: Tensor, circles: Circles) -> Tensor:
     return clear & (arm.limit_violation(theta) == 0)
 
 
-def check_batch(targets: Tensor, circles: Circles, width: int) -> None:
-    """Raise ValueError unless targets are `(N, width)` in float64 and the scene is one for all or one for each."""
+def check_batch(targets: Tensor, circles: Circles, width: int, tolerance: float) -> None:
+    """Raise ValueError unless targets are `(N, width)` in float64, scenes one or N, and the tolerance finite, >= 0."""
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance: expected a finite number >= 0, found {tolerance!r}")
     if targets.ndim != 2 or targets.shape[1] != width or targets.dtype != torch.float64:
         raise ValueError(
             f"targets: expected shape (N, {width}) in float64, found {tuple(targets.shape)} in {targets.dtype}"

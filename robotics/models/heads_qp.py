@@ -85,7 +85,7 @@ class HeadsQP(nn.Module):
 
         Up to H they are heads; those above are midway between two; `most_starts` + 1 means that all failed.
         """
-        check_batch(targets, circles, INPUTS[self.inputs])
+        check_batch(targets, circles, INPUTS[self.inputs], tolerance)
         attempts = Attempts(self.arm, targets, circles, tolerance, first_for_all=True)
         steps = partial(refine, self.arm, layers=self.layers)
         starts = torch.zeros(len(targets), self.network.heads, self.arm.num_links, dtype=torch.float64)

@@ -88,7 +88,7 @@ class MLP(nn.Module):
     @torch.no_grad()
     def answer(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> IKAnswer:
         """Answer targets `(N, 2|3)` with the network's output, cut off where its kind says so, and judge it."""
-        check_batch(targets, circles, INPUTS[self.inputs])
+        check_batch(targets, circles, INPUTS[self.inputs], tolerance)
         theta = self(targets)
         if self.kind in ("clamp", "unit"):
             theta = theta.clamp(*self.arm.limits_tensor(theta))

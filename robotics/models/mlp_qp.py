@@ -76,7 +76,7 @@ class MLPQP(nn.Module):
         Where the network's start does not lead to the target, further starts are tried: clear postures whose tip
         is near it.
         """
-        check_batch(targets, circles, INPUTS[self.inputs])
+        check_batch(targets, circles, INPUTS[self.inputs], tolerance)
         attempts = Attempts(self.arm, targets, circles, tolerance, first_for_all=True)
         if self.mode == "one-shot":
             for some in chunks(targets.isfinite().all(-1).nonzero()[:, 0]):

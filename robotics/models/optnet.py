@@ -89,7 +89,7 @@ class OptNetIK(nn.Module):
     @torch.no_grad()
     def answer(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> IKAnswer:
         """Answer targets `(N, 2|3)` with the program's output, and judge it; learned rows promise nothing."""
-        check_batch(targets, circles, INPUTS[self.inputs])
+        check_batch(targets, circles, INPUTS[self.inputs], tolerance)
         finite = targets.isfinite().all(-1, keepdim=True)
         theta = torch.where(finite, self(torch.where(finite, targets, 0.0)), torch.nan)
         return check_answer(self.arm, theta, targets, circles, tolerance)

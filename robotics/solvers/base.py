@@ -49,7 +49,7 @@ def answer_with_restarts(
         restarts: how many starts are tried.
         refine: what makes of a start something better.
     """
-    check_batch(targets, circles, 3 if targets.shape[-1] == 3 else 2)
+    check_batch(targets, circles, 3 if targets.shape[-1] == 3 else 2, tolerance)
     attempts = Attempts(arm, targets, circles, tolerance)
     for number in range(restarts):
         if not len(attempts.left()):

@@ -81,7 +81,7 @@ class Portfolio:
     @torch.no_grad()
     def answer_with_stage(self, targets: Tensor, circles: Circles, tolerance: float = 1e-3) -> tuple[IKAnswer, Tensor]:
         """Answer targets `(N, 2|3)`, and say for each which `Stage` found the answer, int64 (N,)."""
-        check_batch(targets, circles, 3 if targets.shape[-1] == 3 else 2)
+        check_batch(targets, circles, 3 if targets.shape[-1] == 3 else 2, tolerance)
         attempts = Attempts(self.arm, targets, circles, tolerance)
         stages: list[Stage] = [Stage.NONE]  # that of the attempts, in their order
         for number, start in self._attempts(attempts.aim, circles, tolerance):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..matrices import SparseMatrices
 from ..problem import Rows
-from ..scaling import NEGLIGIBLE, SWEEPS
+from ..scaling import NEGLIGIBLE, SWEEPS, TINY_COST, VANISHED
 
 Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -116,7 +116,8 @@ def equilibrate(P: Any, R: Any, rows: Rows, q: Vector | None = None) -> Scaling:
     largest = abs(_times(P, D, D)).max() if P.nnz else 0.0
     if q is not None:
         largest = max(largest, 1e-4 * _largest(q * D))
-    return Scaling(D, np.concatenate([E, *[1 / D] * (rows.upper + rows.lower)]), 1 / (largest or 1.0))
+    k = 1 / largest if largest > (VANISHED if q is None else TINY_COST) else 1.0
+    return Scaling(D, np.concatenate([E, *[1 / D] * (rows.upper + rows.lower)]), k)
 
 
 def _times(M: Any, left: Vector, right: Vector) -> Any:
