@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..differentiation import Implicit, Unrolled
 from ..errors import ProblemError, SolverError, warn_solver
 from ..implicit import implicit_apply, needs_backward
 from ..status import SolveStatus
+from ..transforms import outside_graphs
 from .compiled import solve_compiled
 from .elastic import Elastic, relax, restrict
 from .forward import build_program, failure_message, solve_flat
@@ -21,11 +21,6 @@ from .interior_point import InteriorPoint, unroll
 from .kkt import residuals
 from .problem import Flat, QPProblem, flatten, is_sparse
 from .solution import QPSolution, StackedSolution
-
-_Solve = Callable[
-    [QPProblem, InteriorPoint, Implicit | Unrolled, QPSolution | None, Elastic | None, bool],
-    tuple[StackedSolution, Flat],
-]
 
 
 def solve_qp(
@@ -49,6 +44,9 @@ def solve_qp(
     `min 1/2 x'Px + q'x  subject to  Gx <= h, Ax = b, lb <= x <= ub`
 
     Leading batch dimensions broadcast. Computed in float64; the result has the dtype of the input.
+
+    P, G and A may be sparse (COO, CSR or CSC, on the CPU, without batch dimensions; needs the extra `sparse`). Their
+    gradients are sparse too. Then `solver.core` must be "auto", and neither `Unrolled` nor `Elastic` is to be had.
 
     Args:
         P: `(*batch, n, n)`, symmetric positive semidefinite (zero for a linear program).
@@ -83,7 +81,7 @@ def solve_qp(
         P enters through its symmetric part.
 
     References:
-        Amos and Kolter (2017), OptNet.
+        Amos and Kolter (2017), OptNet; Schwan et al. (2023), PIQP, for sparse programs.
     """
     problem = QPProblem(P, q, G, h, A, b, lb, ub)
     outputs, flat = solve_differentiably(problem, solver, differentiate, warm_start, infeasible, strict)
@@ -121,9 +119,7 @@ def _solve(
     strict: bool,
 ) -> tuple[StackedSolution, Flat]:
     if is_sparse(problem):
-        # Its solvers are no operators of a graph: compiled code breaks here.
-        solve: _Solve = torch.compiler.disable(_solve_sparse)
-        return solve(problem, solver, differentiate, warm_start, infeasible, strict)
+        return _solve_sparse(problem, solver, differentiate, warm_start, infeasible, strict)
     flat = flatten(problem)
     if infeasible is not None:  # flattened all the same: that names what is wrong in the caller's terms
         outputs, relaxed = _solve(relax(problem, infeasible), solver, differentiate, None, None, strict)
@@ -146,6 +142,7 @@ def _apply(rule: SolutionMap, flat: Flat, warm: tuple[Tensor, ...], problem: QPP
         raise SolverError(str(error), problem, _unstack(error.solution, flat)) from None
 
 
+@outside_graphs
 def _solve_sparse(
     problem: QPProblem,
     solver: InteriorPoint,

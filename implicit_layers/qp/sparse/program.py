@@ -116,8 +116,8 @@ def equilibrate(P: Any, R: Any, rows: Rows, q: Vector | None = None) -> Scaling:
     largest = abs(_times(P, D, D)).max() if P.nnz else 0.0
     if q is not None:
         largest = max(largest, 1e-4 * _largest(q * D))
-    k = 1 / largest if largest > (VANISHED if q is None else TINY_COST) else 1.0
-    return Scaling(D, np.concatenate([E, *[1 / D] * (rows.upper + rows.lower)]), k)
+    factor = 1 / largest if largest > (VANISHED if q is None else TINY_COST) else 1.0
+    return Scaling(D, np.concatenate([E, *[1 / D] * (rows.upper + rows.lower)]), factor)
 
 
 def _times(M: Any, left: Vector, right: Vector) -> Any:
