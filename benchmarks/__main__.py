@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from .ik.command import ik, ik_safety
-from .peers.solvers import SOLVERS
+from .peers.solvers import SOLVERS, SPARSE_SOLVERS
 from .report import RESULTS
 
 
@@ -160,7 +160,8 @@ def implicit_vs_unrolled(out: Path, n: int, m: int, p: int, batch: int, repeats:
 )
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Folder of .mat files.")  # fmt: skip
-@click.option("--solvers", default=",".join(SOLVERS), show_default=True, help="Comma-separated.")
+@click.option("--solvers", default=",".join(SOLVERS), show_default=True,
+              help=f"Comma-separated; {','.join(SPARSE_SOLVERS)} for large ones.")  # fmt: skip
 @click.option("--limit-n", default=1000, show_default=True, type=click.IntRange(1), help="Most unknowns.")
 @click.option("--limit-m", default=1000, show_default=True, type=click.IntRange(0), help="Most rows without bounds.")
 @click.option("--timeout", default=300.0, show_default=True, type=click.FloatRange(1), help="Per solve [s].")
@@ -175,9 +176,10 @@ def maros_meszaros(data: Path, solvers: str, limit_n: int, limit_m: int, timeout
     from .maros_meszaros import failures, run, select, success_table, write
 
     names = [name.strip() for name in solvers.split(",")]
-    unknown = [name for name in names if name not in SOLVERS]
+    known = dict.fromkeys((*SOLVERS, *SPARSE_SOLVERS))
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise click.UsageError(f"--solvers: expected names of {', '.join(SOLVERS)}, got {unknown[0]!r}")
+        raise click.UsageError(f"--solvers: expected names of {', '.join(known)}, got {unknown[0]!r}")
     check_folder(out)
     rows = run(select(data, limit_n, limit_m), names, timeout, lambda line: click.echo(line, err=True))
     write(rows, out)
@@ -272,6 +274,21 @@ def modes(out: Path, hidden: int, repeats: int, quick: bool) -> None:
     check_folder(out)
     click.echo(run(3 if quick else hidden, 1 if quick else repeats, out, quick))
     click.echo(f"written: {out}.csv, {out}.png, {out}.md")
+
+
+@cli.command("sparse", epilog=examples("sparse", "sparse --quick --out small"))
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "sparse", show_default=True,
+              help="Path without suffix; .csv and .md are added.")  # fmt: skip
+@click.option("--repeats", default=9, show_default=True, type=click.IntRange(1), help="Rounds of timing.")
+@click.option("--quick", is_flag=True, help="One small size: seconds instead of a minute.")
+def sparse(out: Path, repeats: int, quick: bool) -> None:
+    """Large banded programs: ours with all gradients beside PIQP alone."""
+    from .sparse import run
+
+    check_folder(out)
+    sizes = [1000] if quick else [5000, 20_000, 100_000]
+    click.echo(run(sizes, 1 if quick else repeats, out, lambda line: click.echo(line, err=True)))
+    click.echo(f"written: {out}.csv, {out}.md")
 
 
 cli.add_command(ik)

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from ...range_qp import Answer, RangeQP
 
 SOLVERS = ("ours", "piqp", "clarabel", "proxqp")
+SPARSE_SOLVERS = ("ours_sparse", "piqp_sparse", "clarabel")  # for programs beyond a thousand unknowns
 
 
 def adapter(name: str) -> Callable[[RangeQP, float], Answer]:
-    """Return the function that solves with a solver of `SOLVERS`; imports that solver only."""
+    """Return the function that solves with a solver of `SOLVERS` or `SPARSE_SOLVERS`; imports that solver only."""
     solve: Callable[[RangeQP, float], Answer] = importlib.import_module(f".{name}", __name__).solve
     return solve
