@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
@@ -24,11 +25,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def outside_graphs(function: F) -> F:
     """Decorate what `torch.compile` must not trace: it breaks the graph there and runs it as it is."""
-    untraced = _disable_dynamo(function)  # imports the compiler at the first call, which is from a compiled one
+    untraced = _disable_dynamo(function)  # imports the compiler at its first call: nobody should wait for that in vain
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        return untraced(*args, **options) if torch.compiler.is_compiling() else function(*args, **options)
+        # Where the graph broke earlier, this runs as it is, and the compiler would take up the functions it calls.
+        compiles = torch.compiler.is_compiling() or "torch._dynamo" in sys.modules
+        return untraced(*args, **options) if compiles else function(*args, **options)
 
     return cast("F", call)
 

@@ -16,10 +16,10 @@ from .ours import answer, convert
 def held(M: Any) -> torch.Tensor:
     """Return a scipy matrix as a sparse tensor."""
     M = M.tocsr()
-    parts = (torch.from_numpy(v) for v in (M.indptr, M.indices, M.data))
+    ends, columns, values = (torch.from_numpy(v) for v in (M.indptr, M.indices, M.data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch calls this layout a beta state
-        return torch.sparse_csr_tensor(*parts, size=M.shape, check_invariants=True)
+        return torch.sparse_csr_tensor(ends, columns, values, M.shape, check_invariants=True)
 
 
 def solve(problem: RangeQP, eps: float) -> Answer:

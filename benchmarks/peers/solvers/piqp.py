@@ -14,9 +14,9 @@ from ...range_qp import Answer, RangeQP
 def solve(problem: RangeQP, eps: float) -> Answer:
     """Solve with the dense interface."""
     equal, A = problem.l == problem.u, problem.A.toarray()
-    matrices = (np.asfortranarray(M) for M in (problem.P.toarray(), A[equal], A[~equal]))
+    P, A, G = (np.asfortranarray(M) for M in (problem.P.toarray(), A[equal], A[~equal]))
     start = time.process_time()
-    return run(problem, piqp.DenseSolver(), *matrices, eps, start)
+    return run(problem, piqp.DenseSolver(), P, A, G, eps, start)
 
 
 def run(problem: RangeQP, solver: Any, P: Any, A: Any, G: Any, eps: float, start: float) -> Answer:

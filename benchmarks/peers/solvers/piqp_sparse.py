@@ -14,6 +14,6 @@ from .piqp import run
 def solve(problem: RangeQP, eps: float) -> Answer:
     """Solve with the sparse interface."""
     equal, A = problem.l == problem.u, problem.A.tocsr()
-    matrices = (sp.csc_matrix(M) for M in (problem.P, A[equal], A[~equal]))
+    P, A, G = (sp.csc_matrix(M) for M in (problem.P, A[equal], A[~equal]))
     start = time.process_time()
-    return run(problem, piqp.SparseSolver(), *matrices, eps, start)
+    return run(problem, piqp.SparseSolver(), P, A, G, eps, start)

@@ -15,7 +15,7 @@ import numpy as np
 import qdldl
 import scipy.sparse as sp
 import torch
-from scipy.sparse.linalg import lsmr
+from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor
 
 from ...errors import warn_solver
@@ -23,41 +23,69 @@ from ..linear_system import SINGULAR
 from ..matrices import SparseMatrices
 from ..polish import DELTA, RHO
 from ..problem import Rows
-from .program import Scaling, Vector, build_matrices, equilibrate
+from .program import Scaling, Vector, build_matrices, equilibrate, scale
 
 REFINEMENTS = 10
 LEAST_SQUARES = 1e-12  # tolerances of the iterative method that takes singular systems
 
 
-class KKT:
-    """The system of rows with finite compliance c, scaled and factored.
+class ScaledMatrices:
+    """P and R in scaled units, where pivots are comparable and regularisation is small.
 
     Args:
-        P: `(n, n)` csc.
+        P: `(n, n)` csc, symmetric.
         R: `(total, n)` csr.
-        c: `(total,)`; rows with `c = inf` are left out.
         scaling: of the program.
     """
 
-    def __init__(self, P: Any, R: Any, c: Vector, scaling: Scaling) -> None:
-        root = np.sqrt(scaling.k)
-        self.c, self.held = c, np.flatnonzero(np.isfinite(c))
-        self.scale = np.concatenate([root * scaling.D, scaling.E[self.held] / root])
-        n = P.shape[0]
-        self.J = sp.csc_array(_symmetric_scale(_blocks(P, R[self.held], c[self.held]), self.scale))
-        shift = np.concatenate([np.full(n, RHO), np.full(len(self.held), -DELTA)])
-        self.factor = qdldl.Solver(sp.csc_matrix(sp.triu(self.J + sp.diags_array(shift), format="csc")), upper=True)
+    def __init__(self, P: Any, R: Any, scaling: Scaling) -> None:
+        D, E, k = self.scaling = scaling
+        self.P, self.R = scale(P, k * D, D), scale(R, E, D)
+        upper = sp.csc_array(sp.triu(self.P, format="csc"))
+        self.shifted = sp.csc_array(upper + RHO * sp.eye_array(P.shape[0], format="csc"))
+
+
+class KKT:
+    """The system of rows with finite compliance c, factored.
+
+    Args:
+        matrices: P and R, scaled.
+        c: `(total,)`, in the caller's units; rows with `c = inf` are left out.
+    """
+
+    def __init__(self, matrices: ScaledMatrices, c: Vector) -> None:
+        D, E, k = matrices.scaling
+        root = np.sqrt(k)
+        self.c, self.held, self.n = c, np.flatnonzero(np.isfinite(c)), len(D)
+        self.scale = np.concatenate([root * D, E[self.held] / root])
+        self.P, self.R = matrices.P, matrices.R[self.held]
+        self.compliance = c[self.held] * self.scale[self.n :] ** 2
+        self.factor = qdldl.Solver(self._quasi_definite(matrices.shifted), upper=True)
+
+    def _quasi_definite(self, shifted: Any) -> Any:
+        """Return the upper triangle of `[P + rho R'; R -(c + delta)]`: columns of P, then one for each row of R."""
+        ends = self.R.indptr[1:]
+        data = np.insert(self.R.data, ends, -(self.compliance + DELTA))
+        indices = np.insert(self.R.indices, ends, self.n + np.arange(len(ends)))
+        indptr = np.concatenate([shifted.indptr, shifted.indptr[-1] + ends + np.arange(1, len(ends) + 1)])
+        size = self.n + len(ends)
+        parts = (np.concatenate([shifted.data, data]), np.concatenate([shifted.indices, indices]), indptr)
+        return sp.csc_matrix(parts, shape=(size, size))
+
+    def _times(self, u: Vector) -> Vector:
+        ux, ul = u[: self.n], u[self.n :]
+        return np.concatenate([self.P @ ux + self.R.T @ ul, self.R @ ux - self.compliance * ul])
 
     def solve(self, r: Vector, start: Vector | None = None) -> tuple[Vector, float]:
         """Return u for r, both of length n + held, and the largest residual relative to r, in scaled units."""
         r = r * self.scale
         size = abs(r).max(initial=0)
         u = np.zeros_like(r) if start is None else start / self.scale
-        left = r - self.J @ u
+        left = r - self._times(u)
         error = abs(left).max(initial=0)
         for _ in range(REFINEMENTS):
             nearer = u + self.factor.solve(left)
-            rest = r - self.J @ nearer
+            rest = r - self._times(nearer)
             now = abs(rest).max(initial=0)
             if not now < error:  # past round-off, steps are noise
                 break
@@ -66,17 +94,9 @@ class KKT:
 
     def least_norm(self, r: Vector) -> tuple[Vector, bool]:
         """Return the least-squares solution of least norm in scaled units, and whether it was found."""
-        scaled = r * self.scale
-        u, stop, *_ = lsmr(self.J, scaled, atol=LEAST_SQUARES, btol=LEAST_SQUARES, conlim=0, maxiter=20 * len(r))
+        J = LinearOperator((len(r), len(r)), matvec=self._times, rmatvec=self._times)
+        u, stop, *_ = lsmr(J, r * self.scale, atol=LEAST_SQUARES, btol=LEAST_SQUARES, conlim=0, maxiter=20 * len(r))
         return u * self.scale, stop != 7  # 7: the iterations ran out
-
-
-def _blocks(P: Any, R: Any, c: Vector) -> Any:
-    return sp.block_array([[P, R.T], [R, sp.diags_array(-c)]], format="csc")
-
-
-def _symmetric_scale(M: Any, scale: Vector) -> Any:
-    return sp.diags_array(scale) @ M @ sp.diags_array(scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,4 +143,4 @@ class SparseSolves:
             if np.array_equal(kkt.c, c) and np.array_equal(entries, P) and np.array_equal(stacked, C):
                 return kkt
         square, R = build_matrices(P, C, self.matrices, rows)
-        return KKT(square, R, c, equilibrate(square, R, rows))
+        return KKT(ScaledMatrices(square, R, equilibrate(square, R, rows)), c)

@@ -5,6 +5,7 @@ References: Schwan et al. (2023), PIQP.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import scipy.sparse as sp
 from ...status import SolveStatus
 from ..interior_point import POLISH_TRIES, InteriorPoint
 from ..problem import Rows
-from .linear_system import KKT
+from .linear_system import KKT, ScaledMatrices
 from .program import Mask, Residuals, SparseProgram, Vector, equilibrate
 
 _STATUS = {
@@ -57,6 +58,7 @@ class Optimiser:
     def __init__(self, P: Any, R: Any, rows: Rows, options: InteriorPoint) -> None:
         self.P, self.R, self.rows, self.options = P, R, rows, options
         self.scaling = equilibrate(P, R, rows)
+        self.scaled = ScaledMatrices(P, R, self.scaling)
 
     def find(self, program: SparseProgram, warm: tuple[Vector, Mask] | None = None) -> Optimum:
         """Return the optimum; a warm start (x, active rows) is polished first."""
@@ -73,6 +75,11 @@ class Optimiser:
         better = polished.residuals.score <= 1 or polished.residuals.score < found.residuals.score
         return (polished if better else found)._replace(status=found.status, iterations=tries)
 
+    def scaled_program(self, program: SparseProgram) -> SparseProgram:
+        """Return the program in the variables `x^ = x / D`, its rows times E, its cost times k."""
+        D, E, k = self.scaling
+        return replace(program, P=self.scaled.P, q=k * D * program.q, R=self.scaled.R, d=E * program.d)
+
     def scaled_sides(self, program: SparseProgram, x: Vector, lam: Vector) -> tuple[Vector, Vector]:
         """Return multipliers and slacks in scaled units, where they compare."""
         E, k = self.scaling.E, self.scaling.k
@@ -84,7 +91,7 @@ class Optimiser:
         options = self.options
         with np.errstate(all="ignore"):
             plain = program.measure(x, lam, options.eps_abs, options.eps_rel)
-            scaled = program.scaled(self.scaling).measure(x / D, lam * k / E, options.eps_abs, options.eps_rel)
+            scaled = self.scaled_program(program).measure(x / D, lam * k / E, options.eps_abs, options.eps_rel)
         return plain._replace(score=max(plain.score, scaled.score))
 
     def _interior_point(self, program: SparseProgram) -> Optimum:
@@ -126,7 +133,7 @@ class Optimiser:
         best: Optimum | None = None
         seen: list[Mask] = []
         for tries in range(1, POLISH_TRIES + 1):
-            kkt = KKT(self.P, self.R, np.where(active, 0.0, np.inf), self.scaling)
+            kkt = KKT(self.scaled, np.where(active, 0.0, np.inf))
             right = np.concatenate([-program.q, program.d[kkt.held]])
             u, _ = kkt.solve(right, np.concatenate([x, lam[kkt.held]]))
             x, lam = u[: self.rows.n], np.zeros_like(lam)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,13 +59,6 @@ class SparseProgram:
         """Which rows are inequalities."""
         return self.present & ~self.equality
 
-    def scaled(self, scaling: Scaling) -> SparseProgram:
-        """Return the program in the variables `x^ = x / D`, its rows times E, its cost times k."""
-        D, E, k = scaling
-        P = sp.csc_array(sp.diags_array(k * D) @ self.P @ sp.diags_array(D))
-        R = sp.csr_array(sp.diags_array(E * self.present) @ self.R @ sp.diags_array(D))
-        return replace(self, P=P, q=k * D * self.q, R=R, d=E * self.d)
-
     def slack(self, x: Vector) -> Vector:
         """Return `d - R x`, 0 where a row is absent."""
         slack: Vector = (self.d - self.R @ x) * self.present
@@ -104,31 +97,40 @@ def _matrix(values: Vector, matrices: SparseMatrices, name: str) -> Any:
 
 def equilibrate(P: Any, R: Any, rows: Rows, q: Vector | None = None) -> Scaling:
     """Return the scaling of `qp.scaling.equilibrate`."""
-    k = rows.m + rows.p
-    P, C = sp.csc_array(abs(P)), sp.csr_array(abs(R[:k]))
-    row = _row_max(C)
-    C = sp.csr_array(sp.diags_array((row > NEGLIGIBLE * row.max(initial=0)).astype(float)) @ C)
-    D, E = np.ones(rows.n), np.ones(k)
+    C = R[: rows.m + rows.p]
+    i, j, p = _entries(P)
+    r, v, c = _entries(C)
+    D, E = np.ones(rows.n), np.ones(C.shape[0])
+    row = _largest_of(r, c, len(E))
+    c = np.where(row[r] > NEGLIGIBLE * row.max(initial=0), c, 0.0)
     for _ in range(SWEEPS):
-        Pd, Cd = _times(P, D, D), _times(C, E, D)
-        column = np.maximum(_row_max(Pd), _row_max(Cd.T))
-        D, E = D / np.sqrt(_nonzero(column)), E / np.sqrt(_nonzero(_row_max(Cd)))
-    largest = abs(_times(P, D, D)).max() if P.nnz else 0.0
+        Pd, Cd = p * D[i] * D[j], c * E[r] * D[v]
+        column = np.maximum(_largest_of(j, Pd, rows.n), _largest_of(v, Cd, rows.n))
+        D, E = D / np.sqrt(_nonzero(column)), E / np.sqrt(_nonzero(_largest_of(r, Cd, len(E))))
+    largest = float((p * D[i] * D[j]).max(initial=0))
     if q is not None:
         largest = max(largest, 1e-4 * _largest(q * D))
     factor = 1 / largest if largest > (VANISHED if q is None else TINY_COST) else 1.0
     return Scaling(D, np.concatenate([E, *[1 / D] * (rows.upper + rows.lower)]), factor)
 
 
-def _times(M: Any, left: Vector, right: Vector) -> Any:
-    return sp.diags_array(left) @ M @ sp.diags_array(right)
+def scale(M: Any, left: Vector, right: Vector) -> Any:
+    """Return diag(left) M diag(right), in the format of M."""
+    outer = np.repeat(np.arange(len(M.indptr) - 1), np.diff(M.indptr))
+    row, column = (outer, M.indices) if M.format == "csr" else (M.indices, outer)
+    return type(M)((M.data * left[row] * right[column], M.indices, M.indptr), shape=M.shape)
 
 
-def _row_max(M: Any) -> Vector:
-    if not M.shape[0] or not M.shape[1]:
-        return np.zeros(M.shape[0])
-    top: Vector = M.max(axis=1).toarray().ravel()
-    return top
+def _entries(M: Any) -> tuple[Any, Any, Vector]:
+    M = M.tocoo()
+    return M.row, M.col, abs(M.data)
+
+
+def _largest_of(place: Any, values: Vector, size: int) -> Vector:
+    """Return the largest of the non-negative values at each place."""
+    out = np.zeros(size)
+    np.maximum.at(out, place, values)
+    return out
 
 
 def _nonzero(v: Vector) -> Vector:

@@ -122,18 +122,17 @@ def _share(P: Vector, C: Vector, solves: SparseSolves, rows: Rows, options: Inte
         )
     square, R = build_matrices(P, C, solves.matrices, rows)
     optimiser = Optimiser(square, R, rows, options)
-    return Shared(square, R, optimiser, _is_convex(square, optimiser.scaling))
+    return Shared(square, R, optimiser, _is_convex(optimiser.scaled.P))
 
 
-def _is_convex(P: Any, scaling: Scaling) -> bool:
-    """Whether P has no negative curvature beyond round-off: the pivots of P + CURVATURE I, scaled, are positive."""
-    D, _, k = scaling
-    scaled = sp.diags_array(k * D) @ P @ sp.diags_array(D)
-    if not scaled.nnz:
+def _is_convex(P: Any) -> bool:
+    """Whether the scaled P has no negative curvature beyond round-off: the pivots of P + CURVATURE I are positive."""
+    shifted = sp.csc_array(P + CURVATURE * sp.eye_array(P.shape[0], format="csc"))
+    diagonal = shifted.diagonal()
+    if (2 * diagonal > abs(shifted).sum(axis=0)).all():  # outweighs the rest of its column (Gershgorin)
         return True
-    shifted = sp.csc_matrix(sp.triu(scaled + CURVATURE * sp.eye_array(P.shape[0]), format="csc"))
     try:
-        return bool((qdldl.Solver(shifted, upper=True).factors()[1] > 0).all())
+        return bool((qdldl.Solver(sp.csc_matrix(sp.triu(shifted, format="csc")), upper=True).factors()[1] > 0).all())
     except Exception:  # a pivot of zero
         return False
 
@@ -163,8 +162,7 @@ def _solve_one(shared: Shared, program: SparseProgram, rows: Rows, warm: tuple[V
     found = shared.optimiser.find(program, warm)
     if found.residuals.score <= 1:
         return found._replace(status=SolveStatus.SOLVED)
-    scaling = shared.optimiser.scaling
-    scaled = program.scaled(scaling)
+    scaling, scaled = shared.optimiser.scaling, shared.optimiser.scaled_program(program)
     lam = farkas(scaled)
     if lam is not None:
         lam = _normalised(_netted(lam * scaling.E, rows), program.d)
