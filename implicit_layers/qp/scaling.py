@@ -10,7 +10,7 @@ from torch import Tensor
 from .problem import Rows
 
 NEGLIGIBLE = 1e-15  # of the largest entry of all rows
-TINY_COST = 1e-290  # a cost below this stays as it is: the inverse of the smallest numbers is infinite
+TINY_COST = 6e-309  # a cost below this stays as it is: its inverse is infinite
 VANISHED = 1e-100  # the same for P in a linear system, whose other sides would be round-off beside it
 SWEEPS = 4  # ten are no better; without any, one hard problem in eight is lost
 
