@@ -3,6 +3,7 @@
 from . import projections
 from .argmin import ArgminLayer, LeastSquares, find_argmin
 from .check import GradientReport, check_gradients
+from .cvxpy_layer import CvxpyLayer
 from .differentiation import Implicit, OneStep, Unrolled
 from .errors import ProblemError, SolverError, SolverWarning
 from .fixed_point import FixedPointLayer, find_fixed_point
@@ -34,6 +35,7 @@ __all__ = [
     "Anderson",
     "ArgminLayer",
     "Broyden",
+    "CvxpyLayer",
     "DenseLU",
     "Elastic",
     "FixedPointLayer",

@@ -12,7 +12,7 @@ import implicit_layers
 ROOT = Path(__file__).resolve().parents[1]
 QP_CONTRACT = {
     *("solve_qp", "QPLayer", "OptNetLayer", "QPProblem", "QPSolution", "SolveStatus"),
-    *("Implicit", "Unrolled", "InteriorPoint", "ProblemError", "SolverError", "SolverWarning"),
+    *("Implicit", "Unrolled", "InteriorPoint", "CvxpyLayer", "ProblemError", "SolverError", "SolverWarning"),
 }
 # A module may import from its own level and from those above it in this list.
 LEVELS = [

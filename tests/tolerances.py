@@ -62,6 +62,10 @@ DENSE = 1e-8
 """Implicit gradient against the dense solve with the exact active set: both are direct solves of condition
 below 1e4; the regularised one is refined to 1e-13 relative on well-conditioned data."""
 
+CONE_GRADIENT = 1e-6
+"""Relative, against cvxpylayers: diffcp differentiates by an iterative method at an iterate of 1e-10 (measured:
+5e-8)."""
+
 UNROLLED = 1e-4
 """Differentiated iterations converge no faster than the barrier parameter: 1e-5 relative at the last one."""
 

@@ -313,14 +313,14 @@ def _check_shapes(given: dict[str, torch.Size]) -> tuple[dict[str, int], torch.S
     batch: tuple[int, ...] = ()
     for name, shape in given.items():
         leading = tuple(shape[: len(shape) - len(_CORE[name])])
-        joint = _broadcast(batch, leading)
+        joint = broadcast(batch, leading)
         if joint is None:
             raise ProblemError(f"{name}: expected batch dimensions that broadcast with {batch}, got {leading}")
         batch = joint
     return sizes, torch.Size(batch)
 
 
-def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+def broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return the joint shape, or None (torch.broadcast_shapes imports for almost a second at its first call)."""
     size = max(len(a), len(b))
     a, b = ((1,) * (size - len(v)) + v for v in (a, b))
