@@ -375,3 +375,12 @@ def test_a_feasible_program_is_not_called_infeasible_because_of_a_huge_curvature
         warnings.simplefilter("ignore", SolverWarning)
         solution = solve_qp(P, torch.zeros_like(b), A=A, b=b)
     assert solution.status != SolveStatus.PRIMAL_INFEASIBLE
+
+
+def test_a_cost_that_curves_downwards_without_end_is_invalid():
+    P = -torch.eye(2, dtype=torch.float64).expand(3, 2, 2).clone()
+    P[0] = P[2] = torch.eye(2, dtype=torch.float64)
+    with pytest.warns(SolverWarning, match="1 INVALID_INPUT"):
+        solution = solve_qp(P, f64([2.0, 2.0]))
+    assert solution.status.tolist() == [SolveStatus.SOLVED, SolveStatus.INVALID_INPUT, SolveStatus.SOLVED]
+    assert solution.x[1].isnan().all()

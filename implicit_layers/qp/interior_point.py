@@ -377,17 +377,21 @@ class _Run:
     def outcome(self) -> Outcome:
         # An iterate that stalled within tolerance is solved, however it ended.
         self.status[self.best <= 1] = SolveStatus.SOLVED
-        doubtful = ((self.best <= 1) & ~self.polished).nonzero().squeeze(-1)
-        if doubtful.numel():  # a stationary point of an indefinite P is not a solution
-            downwards = ~self._curves_upwards(doubtful)
-            self.status[doubtful[downwards]] = SolveStatus.INVALID_INPUT
+        program, lam, s = self.all, self.lam, self.s
+        held = program.inequality & (lam > s) | ~program.inequality & (program.present > 0)
+        failed = (self.status == SolveStatus.MAX_ITER) | (self.status == SolveStatus.NUMERICAL_ERROR)
+        # A stationary point of an indefinite P is not a solution, and looking for one may end anywhere.
+        self._doubt((self.best <= 1) & ~self.polished, held)
+        self._doubt(failed, torch.zeros_like(held))
         return Outcome(self.x, self.s, self.lam, self.status, self.iterations)
 
-    def _curves_upwards(self, index: Tensor) -> Tensor:
-        """Return whether P is positive semidefinite on the directions that the active rows leave free."""
+    def _doubt(self, doubtful: Tensor, held: Tensor) -> None:
+        """Call elements invalid whose P has negative curvature in directions that the rows held leave free."""
+        index = doubtful.nonzero().squeeze(-1)
+        if not index.numel():
+            return
         program = self.all.select(index)
-        active = program.inequality & (self.lam[index] > self.s[index]) | ~program.inequality & (program.present > 0)
         shift = program.q.new_full((index.numel(), 1), CURVATURE)
-        H = program.rows.normal_matrix(program.P, program.C, active / DELTA, shift)
-        failed: Tensor = torch.linalg.cholesky_ex(H).info
-        return failed == 0
+        H = program.rows.normal_matrix(program.P, program.C, held[index] / DELTA, shift)
+        downwards = torch.linalg.cholesky_ex(H).info > 0
+        self.status[index[downwards]] = SolveStatus.INVALID_INPUT

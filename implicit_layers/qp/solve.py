@@ -68,7 +68,8 @@ def solve_qp(
         `QPSolution`. An element that is not SOLVED has zero gradient. PRIMAL_INFEASIBLE: `z, y, z_box` hold a
         Farkas certificate (`G'z + A'y + z_box = 0`, `h'z + b'y + ub'max(z_box, 0) + lb'min(z_box, 0) = -1`; bounds
         that cross are their own). DUAL_INFEASIBLE: `x` holds a ray of unbounded descent with `q'x = -1`.
-        INVALID_INPUT (NaN or a misplaced infinity in the data, or a P with negative curvature): NaN.
+        INVALID_INPUT (NaN or a misplaced infinity in the data, or a P with negative curvature where the active rows
+        leave room for it; one that they hold down is answered by a local minimum): NaN.
 
     Raises:
         ProblemError: shapes, dtypes or devices do not fit, or P is not symmetric.

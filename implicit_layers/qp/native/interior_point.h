@@ -279,15 +279,20 @@ template <class S> struct Solver {
         }
         if (any(running)) iterate(running);
         status = select(best <= 1.0, splat<S>(SOLVED), status);
-        const Mask doubtful = (best <= 1.0) & (polished == 0.0);
-        if (any(doubtful)) {  // a stationary point of an indefinite P is not a solution
-            for (int i = 0; i < g.total; ++i) {
-                const Mask row = g.inequality[i] > 0.0;
-                w[i] = select(row, number(best_lam[i] > best_s[i]), g.present[i]) / DELTA;
-            }
-            const Mask upwards = g.factor_once(w, splat<S>(CURVATURE));
-            status = select(doubtful & !upwards, splat<S>(INVALID_INPUT), status);
+        // A stationary point of an indefinite P is not a solution, and looking for one may end anywhere.
+        doubt((best <= 1.0) & (polished == 0.0), true);
+        doubt((status == double(MAX_ITER)) | (status == double(NUMERICAL_ERROR)), false);
+    }
+
+    // Call lanes invalid whose P has negative curvature in directions that the active rows, if they are held, leave free.
+    void doubt(Mask doubtful, bool held) {
+        if (!any(doubtful)) return;
+        for (int i = 0; i < g.total; ++i) {
+            const Mask row = g.inequality[i] > 0.0;
+            w[i] = held ? S(select(row, number(best_lam[i] > best_s[i]), g.present[i]) / DELTA) : S{};
         }
+        const Mask upwards = g.factor_once(w, splat<S>(CURVATURE));
+        status = select(doubtful & !upwards, splat<S>(INVALID_INPUT), status);
     }
 
     void iterate(Mask running) {

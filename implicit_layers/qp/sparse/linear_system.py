@@ -92,6 +92,10 @@ class KKT:
             u, left, error = nearer, rest, now
         return u * self.scale, float(error / size) if size else 0.0
 
+    def inertia(self) -> int:
+        """Return how many pivots are positive: n, unless P has negative curvature where the rows leave room for it."""
+        return int((self.factor.factors()[1] > 0).sum())
+
     def least_norm(self, r: Vector) -> tuple[Vector, bool]:
         """Return the least-squares solution of least norm in scaled units, and whether it was found."""
         J = LinearOperator((len(r), len(r)), matvec=self._times, rmatvec=self._times)

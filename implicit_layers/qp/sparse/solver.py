@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import qdldl
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -13,11 +12,11 @@ from torch import Tensor
 from ...errors import ProblemError
 from ...status import SolveStatus
 from ..forward import ASYMMETRY, WARM, WEAK, empty, judged, rounded
-from ..interior_point import CURVATURE, InteriorPoint
+from ..interior_point import InteriorPoint
 from ..problem import Layout, Rows
 from ..solution import StackedSolution
 from .certificates import farkas, ray
-from .linear_system import SparseSolves
+from .linear_system import KKT, SparseSolves
 from .optimum import Optimiser, Optimum
 from .program import Mask, Residuals, Scaling, SparseProgram, Vector, build_matrices
 
@@ -28,7 +27,7 @@ class Shared(NamedTuple):
     P: Any
     R: Any
     optimiser: Optimiser
-    convex: bool
+    dominant: bool
 
 
 def solve_sparse(
@@ -122,19 +121,20 @@ def _share(P: Vector, C: Vector, solves: SparseSolves, rows: Rows, options: Inte
         )
     square, R = build_matrices(P, C, solves.matrices, rows)
     optimiser = Optimiser(square, R, rows, options)
-    return Shared(square, R, optimiser, _is_convex(optimiser.scaled.P))
+    return Shared(square, R, optimiser, _dominates(optimiser.scaled.P))
 
 
-def _is_convex(P: Any) -> bool:
-    """Whether the scaled P has no negative curvature beyond round-off: the pivots of P + CURVATURE I are positive."""
-    shifted = sp.csc_array(P + CURVATURE * sp.eye_array(P.shape[0], format="csc"))
-    diagonal = shifted.diagonal()
-    if (2 * diagonal > abs(shifted).sum(axis=0)).all():  # outweighs the rest of its column (Gershgorin)
+def _dominates(P: Any) -> bool:
+    """Whether the diagonal outweighs the rest of every column: then P has no negative curvature (Gershgorin)."""
+    return bool((2 * P.diagonal() >= abs(P).sum(axis=0)).all())
+
+
+def _curves_upwards(shared: Shared, kkt: KKT | None, held: Mask) -> bool:
+    """Whether P has no negative curvature beyond round-off in directions that the rows held leave free."""
+    if shared.dominant:
         return True
-    try:
-        return bool((qdldl.Solver(sp.csc_matrix(sp.triu(shifted, format="csc")), upper=True).factors()[1] > 0).all())
-    except Exception:  # a pivot of zero
-        return False
+    kkt = KKT(shared.optimiser.scaled, np.where(held, 0.0, np.inf)) if kkt is None else kkt
+    return kkt.inertia() == len(kkt.scale) - len(kkt.held)
 
 
 def _program(shared: Shared, q: Vector, d: Vector, rows: Rows) -> SparseProgram:
@@ -154,14 +154,13 @@ def _warm(shared: Shared, program: SparseProgram, x: Vector, lam: Vector) -> tup
 def _solve_one(shared: Shared, program: SparseProgram, rows: Rows, warm: tuple[Vector, Mask] | None) -> Optimum:
     nothing = Optimum(np.zeros(rows.n), np.zeros(rows.total), program.equality, Residuals(*[np.nan] * 4),
                       SolveStatus.INVALID_INPUT, 0, None)  # fmt: skip
-    if not shared.convex:
-        return nothing
     crossing = _crossing(program, rows)
     if crossing is not None:
         return nothing._replace(lam=crossing, status=SolveStatus.PRIMAL_INFEASIBLE)
     found = shared.optimiser.find(program, warm)
     if found.residuals.score <= 1:
-        return found._replace(status=SolveStatus.SOLVED)
+        upwards = _curves_upwards(shared, found.kkt, found.active)
+        return found._replace(status=SolveStatus.SOLVED if upwards else SolveStatus.INVALID_INPUT)
     scaling, scaled = shared.optimiser.scaling, shared.optimiser.scaled_program(program)
     lam = farkas(scaled)
     if lam is not None:
@@ -170,6 +169,8 @@ def _solve_one(shared: Shared, program: SparseProgram, rows: Rows, warm: tuple[V
     x = ray(scaled)
     if x is not None:
         return found._replace(x=_normalised(x * scaling.D, program.q), status=SolveStatus.DUAL_INFEASIBLE)
+    if not _curves_upwards(shared, None, np.zeros(rows.total, dtype=bool)):
+        return found._replace(status=SolveStatus.INVALID_INPUT)
     at_end = found.status == SolveStatus.MAX_ITER
     return found._replace(status=SolveStatus.MAX_ITER if at_end else SolveStatus.NUMERICAL_ERROR)
 
