@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor, unwrap_if_dead
+from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
@@ -112,11 +112,6 @@ class _ImplicitFunction(torch.autograd.Function):
         params, outputs = saved[: ctx.num_params], saved[ctx.num_params :]
         used = _alive(cotangents[: ctx.rule.num_unknowns])
         gradients: MaybeTensors = (None,) * ctx.num_params
-        if any(v is not None and is_legacy_batchedtensor(v) for v in used):
-            raise NotImplementedError(
-                "is_grads_batched=True and vectorize=True go through torch's old vmap, which no function of one's own "
-                "can follow: use torch.func.jacrev, or torch.func.vmap over the function that torch.func.vjp returns"
-            )
         if any(v is not None for v in used):
             gradients = ctx.rule.adjoint(outputs, params, used, ctx.needs_input_grad[1:])
         return (None, *gradients)

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from ..peers.layers import Array, Arrays
 from .cases import Case, times
 
+Mask = NDArray[np.bool_]
 STRICT = 1e-9  # smallest multiplier or slack of a certified answer: the derivative exists
-FLIPS = 30
+BLOCKS, SINGLES = 10, 500  # rounds in which all wrong rows change sides, then the first wrong row alone
+SOFT = 1e-9  # compliance of the rows while they change sides one by one: dependent ones have multipliers too
 PATH_STEPS, PATH_END = 60, 1e-9
 
 
@@ -66,7 +68,7 @@ class Reference:
 
     solution: Arrays
     gradients: Arrays
-    certified: NDArray[np.bool_]
+    certified: Mask
 
 
 def draw(case: Case) -> Arrays:
@@ -89,20 +91,42 @@ def solve(data: Arrays) -> Reference:
         return project_on_simplex(data)
     rows = Rows.of(data)
     active = guess_active(rows)
-    for _ in range(FLIPS):
+    for flip in range(BLOCKS + 1):
         K = optimality_matrix(rows, active)
-        right = np.concatenate([-rows.q, rows.b, np.where(active, rows.r, 0.0)], 1)
-        w = refined_solve(K, right)
-        x, y, z = _split(w, rows)
-        slack = rows.r - times(rows.R, x)
-        wrong = np.where(active, z < 0, slack < 0)
-        if not wrong.any():
+        w, x, y, z, slack, wrong = _judge(rows, K, active)
+        if not wrong.any() or flip == BLOCKS:
             break
-        active = active ^ wrong
+        lost = wrong.any(-1, keepdims=True) & (flip == BLOCKS - 1)  # they go round in circles
+        active = np.where(lost, one_by_one(rows), active ^ wrong) if lost.any() else active ^ wrong
     margin = np.where(active, z, slack).min(-1, initial=np.inf)
     certified = (margin > STRICT) & np.isfinite(w).all(-1)
-    u = refined_solve(K, np.concatenate([-data["v"], np.zeros_like(right[:, rows.q.shape[1] :])], 1))
+    u = refined_solve(K, np.concatenate([-data["v"], np.zeros_like(w[:, rows.q.shape[1] :])], 1))
     return Reference(_multipliers(x, y, z, rows, data), _gradients(x, y, z, u, rows, data), certified)
+
+
+def _judge(rows: Rows, K: Array, active: Mask) -> tuple[Array, Array, Array, Array, Array, Mask]:
+    """Solve for the active rows; return w and its parts x, y, z, the slacks, and which rows are on the wrong side."""
+    w = refined_solve(K, np.concatenate([-rows.q, rows.b, np.where(active, rows.r, 0.0)], 1))
+    x, y, z = _split(w, rows)
+    slack = rows.r - times(rows.R, x)
+    return w, x, y, z, slack, np.where(active, z < 0, slack < 0)
+
+
+def one_by_one(rows: Rows) -> Mask:
+    """Return the active rows of softened programs, found without circles: from none, the first wrong row changes sides.
+
+    References: Murty (1974), Note on a Bard-type scheme for solving the complementarity problem.
+    """
+    active = np.zeros(rows.r.shape, dtype=bool)
+    k = rows.r.shape[1]
+    for _ in range(SINGLES):
+        K = optimality_matrix(rows, active)
+        K[:, -k:, -k:] -= SOFT * active[..., None] * np.eye(k)
+        wrong = _judge(rows, K, active)[-1]
+        if not wrong.any():
+            break
+        active = active ^ (wrong & (wrong.cumsum(-1) == 1))
+    return active
 
 
 def project_on_simplex(data: Arrays) -> Reference:
@@ -118,7 +142,7 @@ def project_on_simplex(data: Arrays) -> Reference:
     return Reference({"x": np.maximum(y - level, 0)}, {"q": -np.where(support, v - mean, 0.0)}, certified)
 
 
-def guess_active(rows: Rows) -> NDArray[np.bool_]:
+def guess_active(rows: Rows) -> Mask:
     """Follow the central path with short steps until multipliers and slacks are far apart."""
     batch, k, n = rows.R.shape
     p = rows.A.shape[1]
@@ -155,7 +179,7 @@ def _longest(v: Array, dv: Array) -> Array:
     return longest
 
 
-def optimality_matrix(rows: Rows, active: NDArray[np.bool_]) -> Array:
+def optimality_matrix(rows: Rows, active: Mask) -> Array:
     """Return the symmetric matrix of stationarity, Ax = b, active rows, and z = 0 on the others."""
     n, p, k = rows.P.shape[1], rows.A.shape[1], rows.R.shape[1]
     K = np.zeros((len(rows.P), n + p + k, n + p + k))

@@ -18,6 +18,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 from ..differentiation import Implicit
 from ..implicit import MaybeTensors, Tensors, differentiated_by_transform, implicit_apply
@@ -76,6 +77,11 @@ class SolutionMap:
         self, outputs: Tensors, params: Tensors, cotangents: MaybeTensors, needs: Sequence[bool]
     ) -> MaybeTensors:
         """Return the gradients of the data for cotangents of x and lam."""
+        if any(v is not None and is_legacy_batchedtensor(v) for v in cotangents):
+            raise NotImplementedError(
+                "is_grads_batched=True and vectorize=True go through torch's old vmap, which no solver can follow: use "
+                "torch.func.jacrev, or torch.func.vmap over the function that torch.func.vjp returns"
+            )
         out, names = StackedSolution(*outputs), self.layout.names
         wanted = tuple(needs[: len(names)])
         if self._at_once(params):
