@@ -393,5 +393,5 @@ class _Run:
         program = self.all.select(index)
         shift = program.q.new_full((index.numel(), 1), CURVATURE)
         H = program.rows.normal_matrix(program.P, program.C, held[index] / DELTA, shift)
-        downwards = torch.linalg.cholesky_ex(H).info > 0
+        downwards = (torch.linalg.cholesky_ex(H).info > 0) & H.isfinite().all(-1).all(-1)  # not where P overflowed
         self.status[index[downwards]] = SolveStatus.INVALID_INPUT

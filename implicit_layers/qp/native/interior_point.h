@@ -292,7 +292,10 @@ template <class S> struct Solver {
             w[i] = held ? S(select(row, number(best_lam[i] > best_s[i]), g.present[i]) / DELTA) : S{};
         }
         const Mask upwards = g.factor_once(w, splat<S>(CURVATURE));
-        status = select(doubtful & !upwards, splat<S>(INVALID_INPUT), status);
+        S check{};
+        for (int i = 0; i < g.n; ++i)
+            for (int j = 0; j < g.n; ++j) check += 0.0 * g.P[(size_t)i * g.ld + j];  // NaN where P overflowed
+        status = select(doubtful & !upwards & finite(check), splat<S>(INVALID_INPUT), status);
     }
 
     void iterate(Mask running) {
