@@ -347,6 +347,26 @@ def test_the_backward_pass_does_not_factor_again(seed, monkeypatch):
     assert leaves.q.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("failures", [1, 1000])
+def test_a_factorisation_that_breaks_down_costs_accuracy_at_most(failures, seed, monkeypatch):
+    from implicit_layers.qp.sparse import linear_system
+
+    known = known_optimum(seed, n=8, m=6, p=2)
+    factor, left = linear_system.qdldl.Solver, [failures]
+
+    def breaks(*args, **kwargs):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise RuntimeError("a pivot of zero")
+        return factor(*args, **kwargs)
+
+    expected = gradients(known.problem, cotangents := weights(known, torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(linear_system.qdldl, "Solver", breaks)
+    got = gradients(sparse(known.problem), cotangents)
+    for name, value in expected.items():
+        assert oracles.relative_error(got[name], value) <= tol.PEER, name
+
+
 # --- failures -------------------------------------------------------------------------------------
 
 

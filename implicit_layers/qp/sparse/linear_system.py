@@ -26,6 +26,7 @@ from ..problem import Rows
 from .program import Scaling, Vector, build_matrices, equilibrate, scale
 
 REFINEMENTS = 10
+LIFTS = (1.0, 1e2, 1e4)  # of the regularisation, where round-off makes a pivot vanish
 LEAST_SQUARES = 1e-12  # tolerances of the iterative method that takes singular systems
 
 
@@ -60,12 +61,23 @@ class KKT:
         self.scale = np.concatenate([root * D, E[self.held] / root])
         self.P, self.R = matrices.P, matrices.R[self.held]
         self.compliance = c[self.held] * self.scale[self.n :] ** 2
-        self.factor = qdldl.Solver(self._quasi_definite(matrices.shifted), upper=True)
+        self.factor = self._factored(matrices.shifted)
 
-    def _quasi_definite(self, shifted: Any) -> Any:
+    def _factored(self, shifted: Any) -> Any:
+        """Return the factor, or None where no regularisation helps."""
+        for lift in LIFTS:
+            try:
+                return qdldl.Solver(self._quasi_definite(shifted, lift), upper=True)
+            except RuntimeError:
+                continue
+        return None
+
+    def _quasi_definite(self, shifted: Any, lift: float) -> Any:
         """Return the upper triangle of `[P + rho R'; R -(c + delta)]`: columns of P, then one for each row of R."""
+        if lift > 1:
+            shifted = sp.csc_array(shifted + (lift - 1) * RHO * sp.eye_array(self.n, format="csc"))
         ends = self.R.indptr[1:]
-        data = np.insert(self.R.data, ends, -(self.compliance + DELTA))
+        data = np.insert(self.R.data, ends, -(self.compliance + lift * DELTA))
         indices = np.insert(self.R.indices, ends, self.n + np.arange(len(ends)))
         indptr = np.concatenate([shifted.indptr, shifted.indptr[-1] + ends + np.arange(1, len(ends) + 1)])
         size = self.n + len(ends)
@@ -78,6 +90,8 @@ class KKT:
 
     def solve(self, r: Vector, start: Vector | None = None) -> tuple[Vector, float]:
         """Return u for r, both of length n + held, and the largest residual relative to r, in scaled units."""
+        if self.factor is None:
+            return (np.zeros_like(r) if start is None else start), np.inf
         r = r * self.scale
         size = abs(r).max(initial=0)
         u = np.zeros_like(r) if start is None else start / self.scale
@@ -94,7 +108,7 @@ class KKT:
 
     def inertia(self) -> int:
         """Return how many pivots are positive: n, unless P has negative curvature where the rows leave room for it."""
-        return int((self.factor.factors()[1] > 0).sum())
+        return self.n if self.factor is None else int((self.factor.factors()[1] > 0).sum())
 
     def least_norm(self, r: Vector) -> tuple[Vector, bool]:
         """Return the least-squares solution of least norm in scaled units, and whether it was found."""
