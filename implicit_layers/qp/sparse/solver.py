@@ -20,6 +20,8 @@ from .linear_system import KKT, SparseSolves
 from .optimum import Optimiser, Optimum
 from .program import Mask, Residuals, Scaling, SparseProgram, Vector, build_matrices
 
+NEAR = 1e3  # of the tolerances: what comes this near to an optimum has one, and no certificate that it has none
+
 
 class Shared(NamedTuple):
     """P and R, of one element or of all, and what follows from them."""
@@ -161,12 +163,13 @@ def _solve_one(shared: Shared, program: SparseProgram, rows: Rows, warm: tuple[V
     if found.residuals.score <= 1:
         upwards = _curves_upwards(shared, found.kkt, found.active)
         return found._replace(status=SolveStatus.SOLVED if upwards else SolveStatus.INVALID_INPUT)
+    near = found.residuals.score <= NEAR
     scaling, scaled = shared.optimiser.scaling, shared.optimiser.scaled_program(program)
-    lam = farkas(scaled)
+    lam = None if near else farkas(scaled)
     if lam is not None:
         lam = _normalised(_netted(lam * scaling.E, rows), program.d)
         return found._replace(lam=lam, status=SolveStatus.PRIMAL_INFEASIBLE)
-    x = ray(scaled)
+    x = None if near else ray(scaled)
     if x is not None:
         return found._replace(x=_normalised(x * scaling.D, program.q), status=SolveStatus.DUAL_INFEASIBLE)
     if not _curves_upwards(shared, None, np.zeros(rows.total, dtype=bool)):
