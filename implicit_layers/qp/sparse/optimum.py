@@ -102,6 +102,8 @@ class Optimiser:
         box = [result.z_bu] * rows.upper + [result.z_bl] * rows.lower
         x, lam = result.x.copy(), np.concatenate([result.z_u[:m], result.y[: k - m], *(v[:n] for v in box)])
         lam = np.where(program.equality, lam, np.where(program.present, np.maximum(lam, 0), 0.0))
+        if not (np.isfinite(x).all() and np.isfinite(lam).all()):  # it diverged: the polish may begin from nothing
+            x, lam = np.zeros_like(x), np.zeros_like(lam)
         residuals = self._measure(program, x, lam)
         multipliers, slacks = self.scaled_sides(program, x, lam)
         active = program.equality | program.inequality & (multipliers > slacks)
