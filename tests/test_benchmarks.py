@@ -185,10 +185,11 @@ def test_our_solver_takes_equal_one_sided_and_two_sided_rows():
     assert judge(problem, solve(problem, 1e-9)).error <= 1e-9
 
 
-def test_maros_meszaros_of_the_smallest_problems(shared_data, tmp_path):
+@pytest.mark.parametrize("solver", ["ours", "ours_sparse", "piqp_sparse"])
+def test_maros_meszaros_of_the_smallest_problems(shared_data, tmp_path, solver):
     data = shared_data("maros_meszaros")
     out = tmp_path / "small.csv"
-    result = invoke("maros-meszaros", "--data", data, "--solvers", "ours", "--limit-n", 5, "--out", out)
+    result = invoke("maros-meszaros", "--data", data, "--solvers", solver, "--limit-n", 5, "--out", out)
     assert result.exit_code == 0, result.output
     rows = table(out)
     assert {"HS76", "HS52", "TAME"} <= {row["problem"] for row in rows}
@@ -288,6 +289,16 @@ def test_a_violation_is_saved_and_can_be_replayed(tmp_path, monkeypatch):
     again = invoke("fuzz", "--replay", path)
     assert again.exit_code == 0
     assert "every promise holds" in again.output
+
+
+def test_sparse_programs_are_measured_beside_piqp(tmp_path):
+    result = invoke("sparse", "--quick", "--out", tmp_path / "sparse")
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "sparse.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert float(row["kkt"]) <= 1e-10
+    assert float(row["gradient_error"]) <= 1e-6
+    assert "forward + backward" in (tmp_path / "sparse.md").read_text()
 
 
 # --- reports --------------------------------------------------------------------------------------
