@@ -144,8 +144,8 @@ def test_nothing_unsafe_is_found_among_hostile_circles():
 def planted(monkeypatch, name, replacement, poses):
     monkeypatch.setattr(safety, name, replacement)
     monkeypatch.setattr(safety, "POSES_EVERY", 1 if poses else 10**9)
-    found = safety.run(600, 0, batch=150, progress=False)
-    assert found["of poses"] == (600 if poses else 0)
+    found = safety.run(300, 0, batch=100, progress=False)
+    assert found["of poses"] == (300 if poses else 0)
     return found
 
 
