@@ -1,4 +1,4 @@
-"""Large sparse programs: ours with its derivative beside PIQP alone, which finds the active rows for us."""
+"""Large sparse programs: ours with its derivative beside PIQP's forward pass."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ PROBLEMS = [
 def form(request, monkeypatch):
     """Batches of dense matrices, and the sparse matrices that large problems have."""
     if request.param == "sparse":
-        pytest.importorskip("piqp")
+        pytest.importorskip("qdldl")
         pytest.importorskip("qdldl")
         monkeypatch.setattr(cvxpy_program, "DENSE_UNKNOWNS", 0)
     return request.param
@@ -212,7 +212,7 @@ def test_projection_to_the_simplex_has_its_closed_form():
 
 
 def test_a_large_problem_is_sparse_and_right():
-    pytest.importorskip("piqp")
+    pytest.importorskip("qdldl")
     x, y, weight = cp.Variable(250), cp.Parameter(250), cp.Parameter(nonneg=True)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - y) + weight * cp.norm1(cp.diff(x))))
     layer = CvxpyLayer(problem, [y, weight], [x])

@@ -82,7 +82,7 @@ def solve_qp(
         P enters through its symmetric part.
 
     References:
-        Amos and Kolter (2017), OptNet; Schwan et al. (2023), PIQP, for sparse programs.
+        Amos and Kolter (2017), OptNet; Schwan et al. (2023), PIQP, for the proximal interior point.
     """
     problem = QPProblem(P, q, G, h, A, b, lb, ub)
     outputs, flat = solve_differentiably(problem, solver, differentiate, warm_start, infeasible, strict)
@@ -156,7 +156,7 @@ def _solve_sparse(
         from .sparse import SparseSolves, flatten_sparse, solve_sparse
     except ImportError as error:
         raise ImportError(
-            f"programs with sparse matrices need scipy, piqp and qdldl ({error}): pip install 'implicit-layers[sparse]'"
+            f"programs with sparse matrices need scipy and qdldl ({error}): pip install 'implicit-layers[sparse]'"
         ) from error
     if infeasible is not None:
         raise ProblemError("infeasible: expected None for a program with sparse matrices, got Elastic(...)")

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..interior_point import CERTIFICATE, InteriorPoint
-from ..kkt import ROUND_OFF
+from ..interior_point import InteriorPoint
 from ..problem import Rows
 from .optimum import Optimiser
 from .program import Mask, SparseProgram, Vector
@@ -17,7 +16,7 @@ OPTIONS = InteriorPoint(eps_abs=1e-11, eps_rel=0.0, max_iter=200)
 
 
 def farkas(program: SparseProgram) -> Vector | None:
-    """Return lam with `R'lam = 0`, `d'lam = -1`, lam >= 0 on inequality rows, or None: `qp.kkt.farkas` is the measure.
+    """Return lam with `R'lam = 0`, `d'lam < 0`, lam >= 0 on inequality rows, or None.
 
     It is the least `|w|²` with `w = R'lam`, `d'lam = -1`.
     """
@@ -31,15 +30,11 @@ def farkas(program: SparseProgram) -> Vector | None:
     lam = np.zeros(len(program.d))
     lam[index] = found[: len(index)]
     lam = np.where(program.equality, lam, np.maximum(lam, 0))
-    value = float(program.d @ lam)
-    small = CERTIFICATE * -value / max(abs(program.d).max(), 1.0)
-    if not (value < -ROUND_OFF * float(abs(program.d) @ abs(lam)) and abs(program.R.T @ lam).max() <= small):
-        return None
-    return lam / -value
+    return lam if program.farkas(lam) else None
 
 
 def ray(program: SparseProgram) -> Vector | None:
-    """Return x with `Px = 0`, `q'x = -1`, `Rx <= 0` (`= 0` on equality rows), or None: `qp.kkt.descent` is the measure.
+    """Return x with `Px = 0`, `q'x < 0`, `Rx <= 0` (`= 0` on equality rows), or None.
 
     It is the least `|w|²` with `w = Px`, `q'x = -1`.
     """
@@ -53,13 +48,7 @@ def ray(program: SparseProgram) -> Vector | None:
     right = np.concatenate([np.zeros(n), [-1.0], np.zeros(none.shape[0])])
     G = sp.csr_array(sp.hstack([program.R[program.inequality], sp.csr_array((program.inequality.sum(), n))]))
     x = _least(n, A, right, G)[:n]
-    value, Rx = float(q @ x), program.R @ x
-    outward = np.where(program.inequality, np.maximum(Rx, 0), Rx * program.present)
-    small = CERTIFICATE * -value / max(abs(q).max(), 1.0)
-    proved = value < -ROUND_OFF * float(abs(q) @ abs(x)) and abs(program.P @ x).max() <= small
-    if not (proved and abs(outward).max(initial=0) <= small):
-        return None
-    return x / -value
+    return x if program.descent(x) else None
 
 
 def _least(size: int, A: Any, b: Vector, G: Any, free: Mask | None = None) -> Vector:

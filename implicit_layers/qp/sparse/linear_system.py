@@ -8,6 +8,7 @@ References: Vanderbei (1995), Symmetric quasidefinite matrices; Stellato et al. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +24,13 @@ from ..linear_system import SINGULAR
 from ..matrices import SparseMatrices
 from ..polish import DELTA, RHO
 from ..problem import Rows
-from .program import Scaling, Vector, build_matrices, equilibrate, scale
+from .program import Mask, Scaling, Vector, build_matrices, equilibrate, largest, scale
+
+Map = Callable[[Vector], Vector]
 
 REFINEMENTS = 10
 LIFTS = (1.0, 1e2, 1e4)  # of the regularisation, where round-off makes a pivot vanish
+LEFT_OUT = 1e30  # compliance of a row that is not there
 LEAST_SQUARES = 1e-12  # tolerances of the iterative method that takes singular systems
 
 
@@ -42,8 +46,74 @@ class ScaledMatrices:
     def __init__(self, P: Any, R: Any, scaling: Scaling) -> None:
         D, E, k = self.scaling = scaling
         self.P, self.R = scale(P, k * D, D), scale(R, E, D)
-        upper = sp.csc_array(sp.triu(self.P, format="csc"))
-        self.shifted = sp.csc_array(upper + RHO * sp.eye_array(P.shape[0], format="csc"))
+
+
+class QuasiDefinite:
+    """LDL' factors of `[P + rho I, R'; R, -diag(c)]`, quasi-definite for rho, c > 0 whatever P and R.
+
+    Any order of the pivots will do: it is found at the first factor and serves all others.
+
+    Args:
+        P: `(n, n)` csc, symmetric.
+        R: `(rows, n)` csr.
+    """
+
+    def __init__(self, P: Any, R: Any) -> None:
+        self.P, self.R, self.Rt, self.n = P, R, R.T, P.shape[0]
+        self.diagonal = P.diagonal()
+        whole = abs(P.data).max(initial=0) + 1.0  # a diagonal without a zero, so that all of it is stored
+        upper = sp.csc_array(sp.triu(P + whole * sp.eye_array(self.n, format="csc"), format="csc"))
+        ends = R.indptr[1:]
+        data = np.concatenate([upper.data, np.insert(R.data, ends, 1.0)])
+        indices = np.concatenate([upper.indices, np.insert(R.indices, ends, self.n + np.arange(len(ends)))])
+        indptr = np.concatenate([upper.indptr, upper.indptr[-1] + ends + np.arange(1, len(ends) + 1)])
+        self.size = self.n + len(ends)
+        self.matrix = sp.csc_matrix((data, indices, indptr), shape=(self.size, self.size))
+        self.last = indptr[1:] - 1  # the diagonal: columns of an upper triangle end there
+        self.solver: Any = None
+
+    def factor(self, rho: float, c: Vector) -> bool:
+        """Factor anew; return whether no pivot vanished."""
+        self.rho, self.c = rho, c
+        self.matrix.data[self.last] = np.concatenate([self.diagonal + rho, -c])
+        try:
+            if self.solver is None:
+                self.solver = qdldl.Solver(self.matrix, upper=True)
+            else:
+                self.solver.update(self.matrix, upper=True)
+        except RuntimeError:
+            self.solver = None
+        return self.solver is not None
+
+    def solve(self, r: Vector) -> Vector:
+        """Return u for r, `(n + rows,)`, by the factor alone."""
+        u: Vector = self.solver.solve(r)
+        return u
+
+    def positive_pivots(self) -> int:
+        """Return how many pivots are positive."""
+        return int((self.solver.factors()[1] > 0).sum())
+
+    def times(self, u: Vector) -> Vector:
+        """Return the matrix times u."""
+        ux, ul = u[: self.n], u[self.n :]
+        return np.concatenate([self.P @ ux + self.rho * ux + self.Rt @ ul, self.R @ ux - self.c * ul])
+
+
+def refine(solve: Map, times: Map, r: Vector, u: Vector, steps: int, enough: float = 0.0) -> tuple[Vector, float]:
+    """Return u nearer to `times(u) = r` by at most so many steps of a nearby `solve`, and the largest residual left."""
+    left = r - times(u) if u.any() else r
+    error = largest(left)
+    for _ in range(steps):
+        if error <= enough:
+            break
+        nearer = u + solve(left)
+        rest = r - times(nearer)
+        now = largest(rest)
+        if not now < error:  # past round-off, steps are noise
+            break
+        u, left, error = nearer, rest, now
+    return u, error
 
 
 class KKT:
@@ -52,63 +122,55 @@ class KKT:
     Args:
         matrices: P and R, scaled.
         c: `(total,)`, in the caller's units; rows with `c = inf` are left out.
+        factor: of P and more rows of R, overwritten: to find no order anew. By default one is made.
+        rows: `(total,)`, which rows `factor` has.
     """
 
-    def __init__(self, matrices: ScaledMatrices, c: Vector) -> None:
+    def __init__(
+        self, matrices: ScaledMatrices, c: Vector, factor: QuasiDefinite | None = None, rows: Mask | None = None
+    ) -> None:
         D, E, k = matrices.scaling
         root = np.sqrt(k)
-        self.c, self.held, self.n = c, np.flatnonzero(np.isfinite(c)), len(D)
+        held = np.isfinite(c)
+        self.c, self.held, self.n = c, np.flatnonzero(held), len(D)
         self.scale = np.concatenate([root * D, E[self.held] / root])
         self.P, self.R = matrices.P, matrices.R[self.held]
+        self.Rt = self.R.T
         self.compliance = c[self.held] * self.scale[self.n :] ** 2
-        self.factor = self._factored(matrices.shifted)
+        self.factor = QuasiDefinite(self.P, self.R) if factor is None else factor
+        inside = np.arange(len(self.held)) if rows is None else np.flatnonzero(held[rows])
+        self.place = np.concatenate([np.arange(self.n), self.n + inside])
+        soft = np.full(self.factor.size - self.n, LEFT_OUT)
 
-    def _factored(self, shifted: Any) -> Any:
-        """Return the factor, or None where no regularisation helps."""
-        for lift in LIFTS:
-            try:
-                return qdldl.Solver(self._quasi_definite(shifted, lift), upper=True)
-            except RuntimeError:
-                continue
-        return None
+        def factored(lift: float) -> bool:
+            soft[inside] = self.compliance + lift * DELTA
+            return self.factor.factor(lift * RHO, soft)
 
-    def _quasi_definite(self, shifted: Any, lift: float) -> Any:
-        """Return the upper triangle of `[P + rho R'; R -(c + delta)]`: columns of P, then one for each row of R."""
-        if lift > 1:
-            shifted = sp.csc_array(shifted + (lift - 1) * RHO * sp.eye_array(self.n, format="csc"))
-        ends = self.R.indptr[1:]
-        data = np.insert(self.R.data, ends, -(self.compliance + lift * DELTA))
-        indices = np.insert(self.R.indices, ends, self.n + np.arange(len(ends)))
-        indptr = np.concatenate([shifted.indptr, shifted.indptr[-1] + ends + np.arange(1, len(ends) + 1)])
-        size = self.n + len(ends)
-        parts = (np.concatenate([shifted.data, data]), np.concatenate([shifted.indices, indices]), indptr)
-        return sp.csc_matrix(parts, shape=(size, size))
+        self.ok = any(factored(lift) for lift in LIFTS)
 
     def _times(self, u: Vector) -> Vector:
         ux, ul = u[: self.n], u[self.n :]
-        return np.concatenate([self.P @ ux + self.R.T @ ul, self.R @ ux - self.compliance * ul])
+        return np.concatenate([self.P @ ux + self.Rt @ ul, self.R @ ux - self.compliance * ul])
+
+    def _solve(self, r: Vector) -> Vector:
+        whole = np.zeros(self.factor.size)
+        whole[self.place] = r
+        part: Vector = self.factor.solve(whole)[self.place]
+        return part
 
     def solve(self, r: Vector, start: Vector | None = None) -> tuple[Vector, float]:
         """Return u for r, both of length n + held, and the largest residual relative to r, in scaled units."""
-        if self.factor is None:
+        if not self.ok:
             return (np.zeros_like(r) if start is None else start), np.inf
         r = r * self.scale
-        size = abs(r).max(initial=0)
+        size = largest(r)
         u = np.zeros_like(r) if start is None else start / self.scale
-        left = r - self._times(u)
-        error = abs(left).max(initial=0)
-        for _ in range(REFINEMENTS):
-            nearer = u + self.factor.solve(left)
-            rest = r - self._times(nearer)
-            now = abs(rest).max(initial=0)
-            if not now < error:  # past round-off, steps are noise
-                break
-            u, left, error = nearer, rest, now
-        return u * self.scale, float(error / size) if size else 0.0
+        u, error = refine(self._solve, self._times, r, u, REFINEMENTS)
+        return u * self.scale, error / size if size else 0.0
 
     def inertia(self) -> int:
         """Return how many pivots are positive: n, unless P has negative curvature where the rows leave room for it."""
-        return self.n if self.factor is None else int((self.factor.factors()[1] > 0).sum())
+        return self.factor.positive_pivots() if self.ok else self.n
 
     def least_norm(self, r: Vector) -> tuple[Vector, bool]:
         """Return the least-squares solution of least norm in scaled units, and whether it was found."""

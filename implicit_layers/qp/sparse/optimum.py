@@ -1,7 +1,4 @@
-"""The optimum of sparse programs that share P and R: PIQP, then a polish on the active rows.
-
-References: Schwan et al. (2023), PIQP.
-"""
+"""The optimum of sparse programs that share P and R: an interior point method, and a polish on the active rows."""
 
 from __future__ import annotations
 
@@ -9,29 +6,25 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import piqp
-import scipy.sparse as sp
 
 from ...status import SolveStatus
-from ..interior_point import POLISH_TRIES, InteriorPoint
+from ..interior_point import PATIENCE, POLISH_TRIES, InteriorPoint
 from ..problem import Rows
+from .interior_point import TINY, Iterate, Newton
 from .linear_system import KKT, ScaledMatrices
 from .program import Mask, Residuals, SparseProgram, Vector, equilibrate
 
-_STATUS = {
-    piqp.PIQP_SOLVED: SolveStatus.SOLVED,
-    piqp.PIQP_MAX_ITER_REACHED: SolveStatus.MAX_ITER,
-    piqp.PIQP_PRIMAL_INFEASIBLE: SolveStatus.PRIMAL_INFEASIBLE,
-    piqp.PIQP_DUAL_INFEASIBLE: SolveStatus.DUAL_INFEASIBLE,
-}
+STALL = 30  # iterations without a better iterate before giving up
+ROUND_OFF = 1e-12  # of the terms of a residual: there iterations wander without coming much lower
+PROVED = (SolveStatus.PRIMAL_INFEASIBLE, SolveStatus.DUAL_INFEASIBLE)
 
 
 class Optimum(NamedTuple):
-    """What was found: optimal where `residuals.score <= 1`; else `status` says what PIQP thinks of it.
+    """What was found: optimal where `residuals.score <= 1`; else `status` says what came of it.
 
     Attributes:
-        x: `(n,)`.
-        lam: multipliers of all rows, `(total,)`.
+        x: `(n,)`, or a ray of unbounded descent.
+        lam: multipliers of all rows, `(total,)`, or a certificate that no point is feasible.
         active: equality rows and rows with a multiplier above their slack, in scaled units.
         kkt: the factored system of the active rows, if the answer was polished.
     """
@@ -43,6 +36,33 @@ class Optimum(NamedTuple):
     status: SolveStatus
     iterations: int
     kkt: KKT | None
+
+
+class Progress:
+    """The best iterate so far, and whether better ones are to be expected.
+
+    Attributes:
+        best: the iterate.
+        merit: whether it is out of tolerance in scaled units, and its score; smaller is better.
+        stalled: iterations since.
+        exact: iterations in a row with residuals of round-off.
+    """
+
+    def __init__(self, point: Iterate) -> None:
+        self.best, self.merit, self.stalled, self.exact = point, (True, np.inf), 0, 0
+
+    def record(self, point: Iterate, merit: tuple[bool, float], exact: bool) -> None:
+        """Take note of an iterate."""
+        self.stalled += 1
+        self.exact = self.exact + 1 if exact else 0
+        if merit < self.merit:
+            self.best, self.merit, self.stalled = point, merit, 0
+
+    @property
+    def over(self) -> bool:
+        """Whether to give up."""
+        patience = PATIENCE if self.merit[1] <= 1 else STALL
+        return self.stalled >= patience or min(self.stalled, self.exact) >= PATIENCE
 
 
 class Optimiser:
@@ -59,21 +79,20 @@ class Optimiser:
         self.P, self.R, self.rows, self.options = P, R, rows, options
         self.scaling = equilibrate(P, R, rows)
         self.scaled = ScaledMatrices(P, R, self.scaling)
+        self._last: tuple[Mask, Newton] | None = None
 
     def find(self, program: SparseProgram, warm: tuple[Vector, Mask] | None = None) -> Optimum:
         """Return the optimum; a warm start (x, active rows) is polished first."""
+        tried: list[Mask] = []
         if warm is not None:
             x, active = warm
-            polished = self._polish(program, x, np.zeros(self.rows.total), active)
+            polished = self._polish(program, self._judged(program, x, np.zeros(self.rows.total), active), tried)
             if polished.residuals.score <= 1:
                 return polished
-        found = self._interior_point(program)
-        if not np.isfinite(found.residuals.score):
+        found = self._iterate(program, tried)
+        if found.kkt is not None or found.status in PROVED:
             return found
-        polished = self._polish(program, found.x, found.lam, found.active)
-        tries = found.iterations + polished.iterations
-        better = polished.residuals.score <= 1 or polished.residuals.score < found.residuals.score
-        return (polished if better else found)._replace(status=found.status, iterations=tries)
+        return self._polish(program, found, tried)
 
     def scaled_program(self, program: SparseProgram) -> SparseProgram:
         """Return the program in the variables `x^ = x / D`, its rows times E, its cost times k."""
@@ -85,70 +104,86 @@ class Optimiser:
         E, k = self.scaling.E, self.scaling.k
         return lam * k / E, np.maximum(program.slack(x), 0) * E
 
-    def _measure(self, program: SparseProgram, x: Vector, lam: Vector) -> Residuals:
-        """As `qp.kkt.residuals`: in the caller's units, the score in scaled ones too."""
+    def _judged(self, program: SparseProgram, x: Vector, lam: Vector, active: Mask) -> Optimum:
+        """Judge a point as `qp.kkt.residuals` does: in the caller's units, and in scaled ones too."""
         D, E, k = self.scaling
-        options = self.options
+        lam = np.where(program.inequality, np.maximum(lam, 0), lam)
+        eps_abs, eps_rel = self.options.eps_abs, self.options.eps_rel
         with np.errstate(all="ignore"):
-            plain = program.measure(x, lam, options.eps_abs, options.eps_rel)
-            scaled = self.scaled_program(program).measure(x / D, lam * k / E, options.eps_abs, options.eps_rel)
-        return plain._replace(score=max(plain.score, scaled.score))
+            plain = program.evaluate(x, lam)
+            scaled = self.scaled_program(program).evaluate(x / D, lam * k / E)
+        score = max(plain.score(eps_abs, eps_rel), scaled.score(eps_abs, max(eps_abs, eps_rel)))
+        return Optimum(x, lam, active, Residuals(*plain.errors, score), SolveStatus.MAX_ITER, 0, None)
 
-    def _interior_point(self, program: SparseProgram) -> Optimum:
-        rows, solver = self.rows, self._solver(program)
-        m, k, n = rows.m, rows.m + rows.p, rows.n
-        status = _STATUS.get(solver.solve(), SolveStatus.NUMERICAL_ERROR)
-        result = solver.result
-        box = [result.z_bu] * rows.upper + [result.z_bl] * rows.lower
-        x, lam = result.x.copy(), np.concatenate([result.z_u[:m], result.y[: k - m], *(v[:n] for v in box)])
-        lam = np.where(program.equality, lam, np.where(program.present, np.maximum(lam, 0), 0.0))
-        if not (np.isfinite(x).all() and np.isfinite(lam).all()):  # it diverged: the polish may begin from nothing
-            x, lam = np.zeros_like(x), np.zeros_like(lam)
-        residuals = self._measure(program, x, lam)
-        multipliers, slacks = self.scaled_sides(program, x, lam)
-        active = program.equality | program.inequality & (multipliers > slacks)
-        return Optimum(x, lam, active, residuals, status, int(result.info.iter), None)
+    def give_away(self) -> None:
+        """Leave the factor of the last answer to its `kkt`: it is not overwritten any more."""
+        self._last = None
 
-    def _solver(self, program: SparseProgram) -> Any:
-        """Return PIQP, set up for one program: after an update of its vectors the last digits hold the one before."""
-        rows, d = self.rows, np.where(program.present, program.d, np.inf)
-        m, k, n = rows.m, rows.m + rows.p, rows.n
-        data: dict[str, Any] = {"P": sp.csc_matrix(self.P), "c": program.q}
-        if m:
-            data |= {"G": sp.csc_matrix(self.R[:m]), "h_u": d[:m]}
-        if rows.p:
-            data |= {"A": sp.csc_matrix(self.R[m:k]), "b": d[m:k]}
-        if rows.upper:
-            data["x_u"] = d[k : k + n]
-        if rows.lower:
-            data["x_l"] = -d[len(d) - n :]
-        solver = piqp.SparseSolver()
-        settings = solver.settings
-        settings.eps_abs = settings.eps_duality_gap_abs = self.options.eps_abs
-        settings.eps_rel = settings.eps_duality_gap_rel = self.options.eps_rel
-        settings.check_duality_gap, settings.max_iter = True, self.options.max_iter
-        solver.setup(**data)
-        return solver
+    def _iterate(self, program: SparseProgram, tried: list[Mask]) -> Optimum:
+        """Return a polished answer, a proof that there is none, or the best iterate."""
+        eps_abs, eps_rel = self.options.eps_abs, max(self.options.eps_abs, self.options.eps_rel)
+        D, E, k = self.scaling
+        index, newton = np.flatnonzero(program.present), self._newton(program)
+        scaled = self.scaled_program(program).select(index, newton.R)
 
-    def _polish(self, program: SparseProgram, x: Vector, lam: Vector, active: Mask) -> Optimum:
-        """Solve for the active rows; where signs are wrong, guess again from them."""
-        best: Optimum | None = None
-        seen: list[Mask] = []
-        for tries in range(1, POLISH_TRIES + 1):
-            kkt = KKT(self.scaled, np.where(active, 0.0, np.inf))
-            right = np.concatenate([-program.q, program.d[kkt.held]])
-            u, _ = kkt.solve(right, np.concatenate([x, lam[kkt.held]]))
+        def given(point: Iterate) -> Optimum:
+            """Return a point in the caller's units."""
+            lam, active = np.zeros(self.rows.total), program.equality.copy()
+            lam[index] = point.lam * E[index] / k
+            active[index] |= point.lam > point.s
+            return self._judged(program, point.x * D, lam, active)._replace(iterations=iteration)
+
+        point, last, polishes, iteration = newton.start(scaled.q, scaled.d), None, 0, 0
+        progress = Progress(point)
+        for iteration in range(self.options.max_iter + 1):
+            with np.errstate(all="ignore"):
+                evaluation = scaled.evaluate(point.x, point.lam)
+            score = evaluation.score(eps_abs, eps_rel)
+            if not np.isfinite(score):
+                return given(progress.best)._replace(status=SolveStatus.NUMERICAL_ERROR)
+            if score > 1 and scaled.farkas(point.lam):
+                return given(point)._replace(status=SolveStatus.PRIMAL_INFEASIBLE)
+            if score > 1 and last is not None and scaled.descent(point.x - last.x):
+                return given(point)._replace(x=(point.x - last.x) * D, status=SolveStatus.DUAL_INFEASIBLE)
+            merit = (True, score) if score > 1 else (False, given(point).residuals.score)
+            progress.record(point, merit, evaluation.score(TINY, ROUND_OFF) <= 1)
+            settled = last is not None and ((point.lam > point.s) != (last.lam > last.s)).sum() <= 1
+            if settled and polishes < POLISH_TRIES:
+                polished = self._polish(program, given(point), tried, guesses=2)
+                if polished.kkt is not None:
+                    return polished
+                polishes += 1
+            if progress.over or (merit[1] <= 1 and newton.separated(point)):
+                break
+            if iteration < self.options.max_iter:
+                point, last = newton.step(point, evaluation.dual, evaluation.violation + point.s), point
+        return given(progress.best)
+
+    def _newton(self, program: SparseProgram) -> Newton:
+        """Return the steps of programs with these rows; a batch with the same ones shares the order of the factor."""
+        if self._last is None or not np.array_equal(self._last[0], program.present):
+            R = self.scaled.R[np.flatnonzero(program.present)]
+            self._last = program.present, Newton(self.scaled.P, R, program.equality[program.present])
+        return self._last[1]
+
+    def _polish(
+        self, program: SparseProgram, found: Optimum, tried: list[Mask], guesses: int = POLISH_TRIES
+    ) -> Optimum:
+        """Solve for the active rows; where signs are wrong, guess again from them. Return the best of all."""
+        best, (x, lam, active, *_) = found, found
+        for tries in range(1, guesses + 1):
+            if any(np.array_equal(active, one) for one in tried):
+                break
+            tried.append(active)
+            kkt = KKT(self.scaled, np.where(active, 0.0, np.inf), self._newton(program).system, program.present)
+            u, _ = kkt.solve(np.concatenate([-program.q, program.d[kkt.held]]), np.concatenate([x, lam[kkt.held]]))
             x, lam = u[: self.rows.n], np.zeros_like(lam)
             lam[kkt.held] = u[self.rows.n :]
-            slack, inequality = program.slack(x), program.inequality
-            wanted = np.where(active, lam > 0, slack < 0) & inequality | program.equality
-            lam = np.where(inequality, np.maximum(lam, 0), lam)
-            residuals = self._measure(program, x, lam)
-            if best is None or residuals.score < best.residuals.score:
-                best = Optimum(x, lam, active, residuals, SolveStatus.SOLVED, tries, kkt)
-            seen.append(active)
-            if residuals.score <= 1 or any(np.array_equal(wanted, one) for one in seen):
-                break
-            active = wanted
-        assert best is not None
-        return best._replace(iterations=tries)
+            wanted = np.where(active, lam > 0, program.slack(x) < 0) & program.inequality | program.equality
+            guess = self._judged(program, x, lam, active)
+            guess = guess._replace(status=found.status, iterations=found.iterations + tries)
+            if guess.residuals.score <= 1:
+                return guess._replace(kkt=kkt)
+            best = guess if guess.residuals.score < best.residuals.score else best
+            lam, active = guess.lam, wanted
+        return best

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from ..interior_point import CERTIFICATE
+from ..kkt import ROUND_OFF
 from ..matrices import SparseMatrices
 from ..problem import Rows
 from ..scaling import NEGLIGIBLE, SWEEPS, TINY_COST, VANISHED
@@ -26,12 +29,26 @@ class Scaling(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """As `qp.kkt.Residuals`, of one iterate."""
+    """As `qp.kkt.Residuals`, of one iterate in the caller's units."""
 
     primal: float
     dual: float
     gap: float
     score: float
+
+
+class Evaluation(NamedTuple):
+    """Optimality of one iterate: `Px + q + R'lam` and `Rx - d`; primal, dual and gap, and the largest term of each."""
+
+    dual: Vector
+    violation: Vector
+    errors: tuple[float, float, float]
+    sizes: tuple[float, float, float]
+
+    def score(self, eps_abs: float, eps_rel: float) -> float:
+        """Return the largest ratio of residual to tolerance, infinite where it is no number."""
+        score = max(e / (eps_abs + eps_rel * size) for e, size in zip(self.errors, self.sizes, strict=True))
+        return score if np.isfinite(score) else np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,26 +76,54 @@ class SparseProgram:
         """Which rows are inequalities."""
         return self.present & ~self.equality
 
+    def select(self, index: NDArray[np.intp], R: Any) -> SparseProgram:
+        """Return the program of some rows, given their matrix."""
+        return replace(self, R=R, d=self.d[index], present=self.present[index], equality=self.equality[index])
+
+    @functools.cached_property
+    def Rt(self) -> Any:  # noqa: N802 - the transpose of R
+        """The transpose of R; to make it costs as much as a small product."""
+        return self.R.T
+
     def slack(self, x: Vector) -> Vector:
         """Return `d - R x`, 0 where a row is absent."""
         slack: Vector = (self.d - self.R @ x) * self.present
         return slack
 
-    def measure(self, x: Vector, lam: Vector, eps_abs: float, eps_rel: float) -> Residuals:
+    def evaluate(self, x: Vector, lam: Vector) -> Evaluation:
         """Evaluate optimality, as `qp.kkt.residuals` does in one of its two units, with the best slack there is."""
-        Px, Rx, Rl = self.P @ x, (self.R @ x) * self.present, self.R.T @ lam
-        s = np.where(self.inequality, np.maximum(self.d - Rx, 0), 0.0)
-        xPx, qx, dl = float(x @ Px), float(self.q @ x), float(self.d @ lam)
-        dual, primal, gap = _largest(Px + self.q + Rl), _largest(Rx + s - self.d), abs(xPx + qx + dl)
-        score = max(
-            dual / (eps_abs + eps_rel * max(map(_largest, (Px, self.q, Rl)))),
-            primal / (eps_abs + eps_rel * max(_largest(Rx), _largest(self.d))),
-            gap / (eps_abs + eps_rel * max(abs(xPx), abs(qx), abs(dl))),
-        )
-        return Residuals(primal, dual, gap, score if np.isfinite(score) else np.inf)
+        Px, Rx, Rl = self.P @ x, (self.R @ x) * self.present, self.Rt @ lam
+        dual, violation = Px + self.q + Rl, Rx - self.d
+        violated = np.where(self.equality, violation, np.maximum(violation, 0))
+        terms = float(x @ Px), float(self.q @ x), float(self.d @ lam)
+        errors = largest(violated * self.present), largest(dual), abs(sum(terms))
+        sizes = max(map(largest, (Rx, self.d))), max(map(largest, (Px, self.q, Rl))), max(map(abs, terms))
+        return Evaluation(dual, violation, errors, sizes)
+
+    def farkas(self, lam: Vector) -> bool:
+        """Return whether lam proves that no point is feasible, as `qp.kkt.farkas` does."""
+        small = _zero_beside(self.d, lam)
+        signs = not (lam[self.inequality] < 0).any()
+        return signs and small is not None and largest(self.Rt @ lam) <= small
+
+    def descent(self, x: Vector) -> bool:
+        """Return whether x is a ray of unbounded descent, as `qp.kkt.descent` does."""
+        small = _zero_beside(self.q, x)
+        if small is None:
+            return False
+        Rx = (self.R @ x) * self.present
+        outward = np.where(self.inequality, np.maximum(Rx, 0), Rx)
+        return largest(self.P @ x) <= small and largest(outward) <= small
 
 
-def _largest(v: Vector) -> float:
+def _zero_beside(v: Vector, w: Vector) -> float | None:
+    """Return what counts as zero beside v'w, or None where that is not negative beyond its round-off."""
+    value = float(v @ w)
+    return CERTIFICATE * -value / max(largest(v), 1.0) if value < -ROUND_OFF * float(abs(v) @ abs(w)) else None
+
+
+def largest(v: Vector) -> float:
+    """Return the largest magnitude, 0 of nothing."""
     return float(abs(v).max(initial=0))
 
 
@@ -107,10 +152,10 @@ def equilibrate(P: Any, R: Any, rows: Rows, q: Vector | None = None) -> Scaling:
         Pd, Cd = p * D[i] * D[j], c * E[r] * D[v]
         column = np.maximum(_largest_of(j, Pd, rows.n), _largest_of(v, Cd, rows.n))
         D, E = D / np.sqrt(_nonzero(column)), E / np.sqrt(_nonzero(_largest_of(r, Cd, len(E))))
-    largest = float((p * D[i] * D[j]).max(initial=0))
+    top = float((p * D[i] * D[j]).max(initial=0))
     if q is not None:
-        largest = max(largest, 1e-4 * _largest(q * D))
-    factor = 1 / largest if largest > (VANISHED if q is None else TINY_COST) else 1.0
+        top = max(top, 1e-4 * largest(q * D))
+    factor = 1 / top if top > (VANISHED if q is None else TINY_COST) else 1.0
     return Scaling(D, np.concatenate([E, *[1 / D] * (rows.upper + rows.lower)]), factor)
 
 

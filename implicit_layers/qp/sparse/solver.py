@@ -17,7 +17,7 @@ from ..problem import Layout, Rows
 from ..solution import StackedSolution
 from .certificates import farkas, ray
 from .linear_system import KKT, SparseSolves
-from .optimum import Optimiser, Optimum
+from .optimum import PROVED, Optimiser, Optimum
 from .program import Mask, Residuals, Scaling, SparseProgram, Vector, build_matrices
 
 NEAR = 1e3  # of the tolerances: what comes this near to an optimum has one, and no certificate that it has none
@@ -67,6 +67,7 @@ def solve_sparse(
         report.write(b, found, program, shared.optimiser.scaling)
         if keep and found.kkt is not None and found.status == SolveStatus.SOLVED:
             solves.kept[b] = (entries, stacked, found.kkt)
+            shared.optimiser.give_away()
     return judged(rounded(report.pack(), dtype), torch.from_numpy(d), rows, strict)
 
 
@@ -163,19 +164,24 @@ def _solve_one(shared: Shared, program: SparseProgram, rows: Rows, warm: tuple[V
     if found.residuals.score <= 1:
         upwards = _curves_upwards(shared, found.kkt, found.active)
         return found._replace(status=SolveStatus.SOLVED if upwards else SolveStatus.INVALID_INPUT)
-    near = found.residuals.score <= NEAR
-    scaling, scaled = shared.optimiser.scaling, shared.optimiser.scaled_program(program)
-    lam = None if near else farkas(scaled)
+    if found.status not in PROVED and not found.residuals.score <= NEAR:
+        found = _prove(shared.optimiser, program, found)
+    if found.status == SolveStatus.PRIMAL_INFEASIBLE:
+        return found._replace(lam=_normalised(_netted(found.lam, rows), program.d))
+    if found.status == SolveStatus.DUAL_INFEASIBLE:
+        return found._replace(x=_normalised(found.x, program.q))
+    upwards = _curves_upwards(shared, None, np.zeros(rows.total, dtype=bool))
+    return found if upwards else found._replace(status=SolveStatus.INVALID_INPUT)
+
+
+def _prove(optimiser: Optimiser, program: SparseProgram, found: Optimum) -> Optimum:
+    """Look for a proof that there is no optimum."""
+    scaled = optimiser.scaled_program(program)
+    lam = farkas(scaled)
     if lam is not None:
-        lam = _normalised(_netted(lam * scaling.E, rows), program.d)
-        return found._replace(lam=lam, status=SolveStatus.PRIMAL_INFEASIBLE)
-    x = None if near else ray(scaled)
-    if x is not None:
-        return found._replace(x=_normalised(x * scaling.D, program.q), status=SolveStatus.DUAL_INFEASIBLE)
-    if not _curves_upwards(shared, None, np.zeros(rows.total, dtype=bool)):
-        return found._replace(status=SolveStatus.INVALID_INPUT)
-    at_end = found.status == SolveStatus.MAX_ITER
-    return found._replace(status=SolveStatus.MAX_ITER if at_end else SolveStatus.NUMERICAL_ERROR)
+        return found._replace(lam=lam * optimiser.scaling.E, status=SolveStatus.PRIMAL_INFEASIBLE)
+    x = ray(scaled)
+    return found if x is None else found._replace(x=x * optimiser.scaling.D, status=SolveStatus.DUAL_INFEASIBLE)
 
 
 def _netted(lam: Vector, rows: Rows) -> Vector:
