@@ -19,7 +19,7 @@ from benchmarks.isolation import CallFailedError, IsolatedFunction
 from benchmarks.problem_sets import active_set_solution, known_optimum
 from benchmarks.range_qp import Answer, RangeQP, floor, judge, load
 from benchmarks.report import markdown_table, write_bytes, write_csv
-from implicit_layers import InteriorPoint, SolveStatus
+from implicit_layers import SolveStatus
 
 INF = float("inf")
 
@@ -217,8 +217,9 @@ def test_a_call_that_kills_its_process_is_a_failure():
 # --- fuzz -----------------------------------------------------------------------------------------
 
 
-def test_fuzz_finds_nothing_wrong(tmp_path):
-    result = invoke("fuzz", "--count", 4000, "--out", tmp_path)
+@pytest.mark.parametrize(("solver", "count", "batch"), [("auto", 4000, 4096), ("sparse", 420, 20)])
+def test_fuzz_finds_nothing_wrong(tmp_path, solver, count, batch):
+    result = invoke("fuzz", "--core", solver, "--count", count, "--batch", batch, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert not list(tmp_path.iterdir())
     assert all(kind in result.output for kind in fuzz_problems.CLASSES)
@@ -226,7 +227,7 @@ def test_fuzz_finds_nothing_wrong(tmp_path):
 
 def examined(kind: str):
     case = fuzz_problems.CLASSES[kind](fuzz_problems.Draw(3, 20))
-    solution, found = fuzz.examine(case, InteriorPoint())
+    solution, found = fuzz.examine(case, "auto")
     assert not any(mask.any() for mask in found.values())
     return case, solution
 
@@ -262,7 +263,7 @@ def test_the_judge_notices_a_wrong_certificate():
     assert broken(case, solution, x=-solution.x) == {"wrong DUAL_INFEASIBLE": 20}
     for seed in range(10):
         case = fuzz_problems.CLASSES["infeasible"](fuzz_problems.Draw(seed, 20))
-        solution, _ = fuzz.examine(case, InteriorPoint())
+        solution, _ = fuzz.examine(case, "auto")
         crossing = case.problem.lb > case.problem.ub
         claims = (solution.status == SolveStatus.PRIMAL_INFEASIBLE) & ~crossing.any(-1)
         expected = {"wrong PRIMAL_INFEASIBLE": int(claims.sum())} if claims.any() else {}
@@ -275,7 +276,7 @@ def test_scaled_problems_are_judged_as_the_base_problem_is(kind):
     base = fuzz_checks.base_problem(case)
     for v in (base.P, base.q, base.G, base.A):
         assert 1e-3 < float(v.abs().amax()) < 1e3
-    assert not any(mask.any() for mask in fuzz.examine(case, InteriorPoint())[1].values())
+    assert not any(mask.any() for mask in fuzz.examine(case, "auto")[1].values())
 
 
 def test_a_violation_is_saved_and_can_be_replayed(tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ import torch
 from oracles import OUTPUTS
 from problems import INF, Problem, f64, known_optimum
 
+from benchmarks.fuzz import examine
+from benchmarks.fuzz_problems import CLASSES, Draw
 from implicit_layers import (
     Elastic,
     Implicit,
@@ -469,6 +471,12 @@ def test_negative_curvature_is_invalid():
         out = solve_qp(P, q)
     assert out.status == SolveStatus.INVALID_INPUT
     assert out.x.isnan().all()
+
+
+def test_round_off_in_a_singular_p_is_no_negative_curvature():
+    # Active rows are held stiffly, and in one element round-off of eliminating them is above the regularisation of P.
+    case = CLASSES["singular P"](Draw(22, 50))
+    assert not any(mask.any() for mask in examine(case, "sparse")[1].values())
 
 
 def test_too_few_iterations_are_said(seed):

@@ -124,10 +124,16 @@ class KKT:
         c: `(total,)`, in the caller's units; rows with `c = inf` are left out.
         factor: of P and more rows of R, overwritten: to find no order anew. By default one is made.
         rows: `(total,)`, which rows `factor` has.
+        rho: the first regularisation of P.
     """
 
     def __init__(
-        self, matrices: ScaledMatrices, c: Vector, factor: QuasiDefinite | None = None, rows: Mask | None = None
+        self,
+        matrices: ScaledMatrices,
+        c: Vector,
+        factor: QuasiDefinite | None = None,
+        rows: Mask | None = None,
+        rho: float = RHO,
     ) -> None:
         D, E, k = matrices.scaling
         root = np.sqrt(k)
@@ -144,7 +150,7 @@ class KKT:
 
         def factored(lift: float) -> bool:
             soft[inside] = self.compliance + lift * DELTA
-            return self.factor.factor(lift * RHO, soft)
+            return self.factor.factor(lift * rho, soft)
 
         self.ok = any(factored(lift) for lift in LIFTS)
 
@@ -168,9 +174,9 @@ class KKT:
         u, error = refine(self._solve, self._times, r, u, REFINEMENTS)
         return u * self.scale, error / size if size else 0.0
 
-    def inertia(self) -> int:
-        """Return how many pivots are positive: n, unless P has negative curvature where the rows leave room for it."""
-        return self.factor.positive_pivots() if self.ok else self.n
+    def curves_upwards(self) -> bool:
+        """Return whether P + rho I has no negative curvature in directions that the rows leave free."""
+        return not self.ok or self.factor.positive_pivots() == self.n
 
     def least_norm(self, r: Vector) -> tuple[Vector, bool]:
         """Return the least-squares solution of least norm in scaled units, and whether it was found."""

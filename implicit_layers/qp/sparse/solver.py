@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import ProblemError
 from ...status import SolveStatus
 from ..forward import ASYMMETRY, WARM, WEAK, empty, judged, rounded
-from ..interior_point import InteriorPoint
+from ..interior_point import CURVATURE, InteriorPoint
 from ..problem import Layout, Rows
 from ..solution import StackedSolution
 from .certificates import farkas, ray
@@ -134,10 +134,9 @@ def _dominates(P: Any) -> bool:
 
 def _curves_upwards(shared: Shared, kkt: KKT | None, held: Mask) -> bool:
     """Whether P has no negative curvature beyond round-off in directions that the rows held leave free."""
-    if shared.dominant:
+    if shared.dominant or (kkt is not None and kkt.curves_upwards()):
         return True
-    kkt = KKT(shared.optimiser.scaled, np.where(held, 0.0, np.inf)) if kkt is None else kkt
-    return kkt.inertia() == len(kkt.scale) - len(kkt.held)
+    return KKT(shared.optimiser.scaled, np.where(held, 0.0, np.inf), rho=CURVATURE).curves_upwards()
 
 
 def _program(shared: Shared, q: Vector, d: Vector, rows: Rows) -> SparseProgram:
