@@ -280,14 +280,29 @@ def modes(out: Path, hidden: int, repeats: int, quick: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "sparse", show_default=True,
               help="Path without suffix; .csv and .md are added.")  # fmt: skip
 @click.option("--repeats", default=9, show_default=True, type=click.IntRange(1), help="Rounds of timing.")
-@click.option("--quick", is_flag=True, help="One small size: seconds instead of a minute.")
+@click.option("--quick", is_flag=True, help="One small size: seconds instead of minutes.")
 def sparse(out: Path, repeats: int, quick: bool) -> None:
-    """Large banded programs: ours with all gradients beside PIQP alone."""
-    from .sparse import run
+    """Large sparse programs: ours with all gradients beside PIQP alone."""
+    from .sparse import FAMILIES, run
 
     check_folder(out)
     sizes = [1000] if quick else [5000, 20_000, 100_000]
-    click.echo(run(sizes, 1 if quick else repeats, out, lambda line: click.echo(line, err=True)))
+    programs = [(family, n) for family in FAMILIES for n in sizes]
+    click.echo(run(programs, 1 if quick else repeats, out, lambda line: click.echo(line, err=True)))
+    click.echo(f"written: {out}.csv, {out}.md")
+
+
+@cli.command("cvxpy", epilog=examples("cvxpy", "cvxpy --quick --out small"))
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "cvxpy", show_default=True,
+              help="Path without suffix; .csv and .md are added.")  # fmt: skip
+@click.option("--repeats", default=9, show_default=True, type=click.IntRange(1), help="Rounds of timing.")
+@click.option("--quick", is_flag=True, help="One element and one round: seconds.")
+def cvxpy(out: Path, repeats: int, quick: bool) -> None:
+    """Quadratic programs written in cvxpy: our CvxpyLayer beside that of cvxpylayers."""
+    from .cvxpy_layers import run
+
+    check_folder(out)
+    click.echo(run([1] if quick else [1, 64], 1 if quick else repeats, out, lambda line: click.echo(line, err=True)))
     click.echo(f"written: {out}.csv, {out}.md")
 
 

@@ -31,6 +31,7 @@ class Row:
     q and h along a random direction, against a central difference of our own answers.
     """
 
+    family: str
     n: int
     m: int
     piqp: float
@@ -41,16 +42,34 @@ class Row:
     gradient_error: float
 
 
-def draw(n: int, seed: int = 0) -> dict[str, Any]:
+def bands(n: int, seed: int = 0) -> dict[str, Any]:
     """Return P = LL', L with three bands, G of n/2 rows of four entries, and h = G z0 + s0, half of s0 zero."""
     rng = np.random.default_rng(seed)
     m = n // 2
-    bands = [1 + abs(rng.standard_normal(n)), 0.3 * rng.standard_normal(n - 1), 0.3 * rng.standard_normal(n - 2)]
-    L = sp.diags_array(bands, offsets=[0, -1, -2])
+    diagonals = [1 + abs(rng.standard_normal(n)), 0.3 * rng.standard_normal(n - 1), 0.3 * rng.standard_normal(n - 2)]
+    L = sp.diags_array(diagonals, offsets=[0, -1, -2])
     columns = (2 * np.arange(m)[:, None] + np.arange(4)) % n
     G = sp.csr_array((rng.standard_normal(4 * m), (np.repeat(np.arange(m), 4), columns.ravel())), shape=(m, n))
     slack = rng.random(m) * (np.arange(m) % 2)
     return {"P": sp.csr_array(L @ L.T), "q": rng.standard_normal(n), "G": G, "h": G @ rng.standard_normal(n) + slack}
+
+
+def signal(n: int, seed: int = 0) -> dict[str, Any]:
+    """Return the README's example: the signal nearest to a random walk whose neighbours differ by at most 0.05.
+
+    Its multipliers are sums of thousands of entries of q, which interior point methods reach slowly.
+    """
+    D = sp.diags_array([-np.ones(n - 1), np.ones(n - 1)], offsets=[0, 1], shape=(n - 1, n))
+    walk = np.random.default_rng(seed).standard_normal(n).cumsum()
+    return {
+        "P": sp.eye_array(n, format="csr"),
+        "q": -walk,
+        "G": sp.csr_array(sp.vstack([D, -D])),
+        "h": np.full(2 * n - 2, 0.05),
+    }
+
+
+FAMILIES = {"bands": bands, "signal": signal}
 
 
 def tensor(v: Any) -> Tensor:
@@ -67,7 +86,7 @@ def solve_piqp(data: dict[str, Any]) -> tuple[Any, Any]:
     solver = piqp.SparseSolver()
     settings = solver.settings
     settings.eps_abs = settings.eps_rel = settings.eps_duality_gap_abs = settings.eps_duality_gap_rel = EPS
-    settings.check_duality_gap = True
+    settings.check_duality_gap, settings.max_iter = True, 1000
     solver.setup(P=sp.csc_matrix(data["P"]), c=data["q"], G=sp.csc_matrix(data["G"]), h_u=data["h"])
     solver.solve()
     return solver.result.x, solver.result.z_u
@@ -80,9 +99,9 @@ def kkt(data: dict[str, Any], x: Any, z: Any) -> float:
     return float(max(abs(part).max() for part in parts))
 
 
-def measure(n: int, repeats: int) -> Row:
-    """Measure one size."""
-    data = draw(n)
+def measure(family: str, n: int, repeats: int) -> Row:
+    """Measure one program."""
+    data = FAMILIES[family](n)
     given = {name: tensor(v) for name, v in data.items()}
     leaves = {name: v.clone().requires_grad_() for name, v in given.items()}
     rng = torch.Generator().manual_seed(0)
@@ -103,22 +122,30 @@ def measure(n: int, repeats: int) -> Row:
     error = float((slope - (ends[0] - ends[1]) / (2 * STEP)).abs() / slope.abs())
     ours = kkt(data, found.x.numpy(), found.z.numpy())
     return Row(
-        n, len(data["h"]), times["piqp"], times["forward"], times["both"], ours, kkt(data, *solve_piqp(data)), error
+        family,
+        n,
+        len(data["h"]),
+        times["piqp"],
+        times["forward"],
+        times["both"],
+        ours,
+        kkt(data, *solve_piqp(data)),
+        error,
     )
 
 
-def run(sizes: list[int], repeats: int, out: Path, log: Callable[[str], object]) -> str:
+def run(programs: list[tuple[str, int]], repeats: int, out: Path, log: Callable[[str], object]) -> str:
     """Measure all sizes; write CSV and Markdown, and return the table."""
     torch.set_num_threads(1)
     rows = []
-    for n in sizes:
-        rows.append(measure(n, repeats))
-        log(f"n = {n}: {rows[-1].forward_backward * 1e3:.0f} ms forward and backward")
+    for family, n in programs:
+        rows.append(measure(family, n, repeats))
+        log(f"{family}, n = {n}: {rows[-1].forward_backward * 1e3:.0f} ms forward and backward")
     write_csv(out.with_suffix(".csv"), [f.name for f in fields(Row)], [astuple(row) for row in rows])
-    header = ["n, m", "PIQP alone [ms]", "ours, forward [ms]", "forward + backward [ms]", "to PIQP alone", "KKT",
-              "KKT of PIQP", "gradient error"]  # fmt: skip
+    header = ["program", "n, m", "PIQP alone [ms]", "ours, forward [ms]", "forward + backward [ms]", "to PIQP alone",
+              "KKT", "KKT of PIQP", "gradient error"]  # fmt: skip
     cells = [
-        [f"{row.n}, {row.m}", f"{row.piqp * 1e3:.0f}", f"{row.forward * 1e3:.0f}", f"{row.forward_backward * 1e3:.0f}",
+        [row.family, f"{row.n}, {row.m}", *(f"{v * 1e3:.0f}" for v in (row.piqp, row.forward, row.forward_backward)),
          f"{row.forward_backward / row.piqp:.2f}", f"{row.kkt:.0e}", f"{row.kkt_piqp:.0e}", f"{row.gradient_error:.0e}"]
         for row in rows
     ]  # fmt: skip

@@ -54,6 +54,7 @@ class AffineMap(nn.Module):
     row: Tensor
     source: Tensor
     value: Tensor
+    constant: Tensor | None
 
     def __init__(self, entries: Entries, sizes: Sequence[int], size: int) -> None:
         super().__init__()
@@ -66,6 +67,13 @@ class AffineMap(nn.Module):
         source = entries.source - ends[owner] + start[owner]
         for name, v in (("row", entries.row), ("source", source), ("value", entries.value)):
             self.register_buffer(name, torch.from_numpy(v), persistent=False)
+        # What depends on no parameter is evaluated here, once.
+        self.register_buffer(
+            "constant", None if self.uses else self._evaluate(self.value.new_ones(1)), persistent=False
+        )
+
+    def _evaluate(self, p: Tensor) -> Tensor:
+        return Coordinates(self.row, self.source, (self.size, p.shape[-1])).times(self.value, p)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AffineMap:
         # The problem's constants follow the module to its device; its precision is not theirs.
@@ -74,11 +82,12 @@ class AffineMap(nn.Module):
 
     def forward(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the vector `(*batch, size)` for all parameters, each `(*batch, its size)` in float64."""
+        if self.constant is not None:
+            return self.constant
         used = [parts[i] for i in self.uses]
         batch = joint_batch([v.shape[:-1] for v in used])
         one = self.value.new_ones(1)
-        p = torch.cat([v.expand(*batch, v.shape[-1]) for v in (*used, one)], -1)
-        return Coordinates(self.row, self.source, (self.size, p.shape[-1])).times(self.value, p)
+        return self._evaluate(torch.cat([v.expand(*batch, v.shape[-1]) for v in (*used, one)], -1))
 
 
 class MatrixMap(nn.Module):

@@ -25,7 +25,8 @@ class SolveStatus(IntEnum):
 
 _ADVICE = {
     SolveStatus.SOLVED: "the conditions hold to tolerance",
-    SolveStatus.MAX_ITER: "not converged: raise max_iter, loosen eps_abs/eps_rel or rescale the data",
+    SolveStatus.MAX_ITER: "not converged: raise max_iter if that many iterations were used, else loosen "
+    "eps_abs/eps_rel or rescale the data",
     SolveStatus.PRIMAL_INFEASIBLE: "no point satisfies the constraints: relax them, or pass infeasible=Elastic(...)",
     SolveStatus.DUAL_INFEASIBLE: "the cost falls without bound: add curvature, or bounds",
     SolveStatus.NUMERICAL_ERROR: "the iteration broke down, stalled or diverged: rescale the data, start nearer to the "

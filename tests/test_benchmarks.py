@@ -296,10 +296,25 @@ def test_sparse_programs_are_measured_beside_piqp(tmp_path):
     result = invoke("sparse", "--quick", "--out", tmp_path / "sparse")
     assert result.exit_code == 0, result.output
     with (tmp_path / "sparse.csv").open() as file:
-        row = next(csv.DictReader(file))
-    assert float(row["kkt"]) <= 1e-10
-    assert float(row["gradient_error"]) <= 1e-6
+        rows = list(csv.DictReader(file))
+    assert [row["family"] for row in rows] == ["bands", "signal"]
+    for row in rows:
+        assert float(row["kkt"]) <= 1e-8
+        assert float(row["gradient_error"]) <= 1e-5
     assert "forward + backward" in (tmp_path / "sparse.md").read_text()
+
+
+def test_problems_written_in_cvxpy_are_measured_beside_cvxpylayers(tmp_path):
+    pytest.importorskip("cvxpylayers.torch")
+    result = invoke("cvxpy", "--quick", "--out", tmp_path / "cvxpy")
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "cvxpy.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} == {"least squares", "portfolio", "control", "smoothing"}
+    for row in rows:
+        assert float(row["error"]) <= 1e-8
+        assert float(row["gradient_error"]) <= 1e-6
+    assert "cvxpylayers" in (tmp_path / "cvxpy.md").read_text()
 
 
 # --- reports --------------------------------------------------------------------------------------

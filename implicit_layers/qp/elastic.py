@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import ProblemError
-from .problem import QPProblem, Rows
+from .problem import QPProblem, Rows, is_sparse
 from .solution import MEASURES, StackedSolution
 
 
@@ -54,26 +54,43 @@ def relax(problem: QPProblem, elastic: Elastic) -> QPProblem:
     P, q, G, h, A, b, lb, ub = problem
     n = q.shape[-1]
     m, p = 0 if G is None else G.shape[-2], 0 if A is None else A.shape[-2]
-    extra = m + p if elastic.norm == "l2" else m + 2 * p
+    quadratic = elastic.norm == "l2"
+    extra = m + p if quadratic else m + 2 * p
     weight = torch.full((extra,), elastic.weight, dtype=q.dtype, device=q.device)
-    eye = torch.eye(extra, dtype=q.dtype, device=q.device)
-    if elastic.norm == "l2":
-        P = pad(P, (0, extra, 0, extra)) + torch.diag_embed(pad(weight, (n, 0)))
-        q = pad(q, (0, extra))
-        lowest = -torch.inf
+    sparse, at = is_sparse(problem), torch.arange(extra, device=q.device)
+
+    def beside(M: Tensor, *starts: int) -> Tensor:
+        """Return M with columns for the violations: -I from the first start on, I from the second."""
+        rows = M.shape[-2]
+        column = torch.cat([n + at[start : start + rows] for start in starts])
+        signs = torch.tensor([-1.0, 1.0][: len(starts)], dtype=q.dtype, device=q.device)
+        values = signs.repeat_interleave(rows)
+        return _attach(M, (rows, n + extra), at[:rows].repeat(len(starts)), column, values, sparse)
+
+    if quadratic:
+        P, q = _attach(P, (n + extra, n + extra), n + at, n + at, weight, sparse), pad(q, (0, extra))
     else:
-        P = pad(P, (0, extra, 0, extra))
-        q = _append(q, weight)
-        lowest = 0.0
-    if G is not None:
-        G = _append(G, -eye[:m])
-    if A is not None:
-        A = _append(A, -eye[m : m + p] + (0 if elastic.norm == "l2" else eye[m + p :]))
-    if lb is not None or lowest == 0.0:
+        P, q = _attach(P, (n + extra, n + extra), at[:0], at[:0], weight[:0], sparse), _append(q, weight)
+    G = None if G is None else beside(G, 0)
+    A = None if A is None else beside(A, *((m,) if quadratic else (m, m + p)))
+    lowest = -torch.inf if quadratic else 0.0
+    if lb is not None or not quadratic:
         lb = pad(torch.full_like(q[..., :n], -torch.inf) if lb is None else lb, (0, extra), value=lowest)
     if ub is not None:
         ub = pad(ub, (0, extra), value=torch.inf)
     return QPProblem(P, q, G, h, A, b, lb, ub)
+
+
+def _attach(M: Tensor, shape: tuple[int, int], row: Tensor, column: Tensor, values: Tensor, sparse: bool) -> Tensor:
+    """Return M in the upper left corner of a larger matrix that has these entries besides."""
+    if not sparse:
+        block = M.new_zeros(shape).index_put((row, column), values)
+        return pad(M, (0, shape[1] - M.shape[-1], 0, shape[0] - M.shape[-2])) + block
+    from .sparse.layout import entries  # what it needs may not be installed
+
+    held, place = entries("matrix", M)
+    index = torch.stack((torch.cat((place.row, row)), torch.cat((place.column, column))))
+    return torch.sparse_coo_tensor(index, torch.cat((held, values)), shape, check_invariants=True)
 
 
 def restrict(out: StackedSolution, relaxed: Rows, rows: Rows) -> StackedSolution:

@@ -46,7 +46,7 @@ def solve_qp(
     Leading batch dimensions broadcast. Computed in float64; the result has the dtype of the input.
 
     P, G and A may be sparse (COO, CSR or CSC, on the CPU, without batch dimensions; needs the extra `sparse`). Their
-    gradients are sparse too. Then `solver.core` must be "auto", and neither `Unrolled` nor `Elastic` is to be had.
+    gradients are sparse too. Then `solver.core` must be "auto", and `Unrolled` is not to be had.
 
     Args:
         P: `(*batch, n, n)`, symmetric positive semidefinite (zero for a linear program).
@@ -158,13 +158,14 @@ def _solve_sparse(
         raise ImportError(
             f"programs with sparse matrices need scipy and qdldl ({error}): pip install 'implicit-layers[sparse]'"
         ) from error
-    if infeasible is not None:
-        raise ProblemError("infeasible: expected None for a program with sparse matrices, got Elastic(...)")
     if isinstance(differentiate, Unrolled):
         raise ProblemError("differentiate: expected Implicit for a program with sparse matrices, got Unrolled(...)")
     if solver.core != "auto":
         raise ProblemError(f"solver: expected core='auto' for a program with sparse matrices, got core={solver.core!r}")
     flat, matrices = flatten_sparse(problem)
+    if infeasible is not None:
+        outputs, relaxed = _solve_sparse(relax(problem, infeasible), solver, differentiate, None, None, strict)
+        return restrict(outputs, relaxed.layout.rows, flat.layout.rows), flat
     solves = SparseSolves(matrices)
     keep = differentiate.gradient == "exact" and needs_backward(flat.params)
     find = partial(solve_sparse, solves=solves, options=solver, strict=strict, keep=keep)

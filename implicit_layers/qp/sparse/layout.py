@@ -32,7 +32,7 @@ def flatten_sparse(problem: QPProblem) -> tuple[Flat, SparseMatrices]:
                 f"{name}: expected a tensor on the CPU, where sparse programs are solved, got {v.device}"
             )
         if name in ("P", "G", "A"):
-            held[name] = _entries(name, v)
+            held[name] = entries(name, v)
         elif v.layout != torch.strided:
             raise ProblemError(f"{name}: expected a dense vector, got layout {v.layout}; pass {name}.to_dense()")
     places = {name: place for name, (_, place) in held.items()}
@@ -43,7 +43,7 @@ def flatten_sparse(problem: QPProblem) -> tuple[Flat, SparseMatrices]:
     return flat._replace(params=params, layout=layout), SparseMatrices(places)
 
 
-def _entries(name: str, M: Tensor) -> tuple[Tensor, Coordinates]:
+def entries(name: str, M: Tensor) -> tuple[Tensor, Coordinates]:
     """Return the entries `(nnz,)` of a matrix, and where they are."""
     if M.ndim != 2 or M.layout not in (torch.strided, *_LAYOUTS):
         raise ProblemError(
