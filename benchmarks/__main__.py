@@ -229,7 +229,7 @@ def fuzz(
     from .fuzz_problems import CLASSES
 
     try:
-        InteriorPoint(core="auto" if core == "sparse" else core)
+        InteriorPoint(core=core)
     except ProblemError as error:
         raise click.UsageError(str(error)) from error
     if saved is not None:

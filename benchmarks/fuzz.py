@@ -101,7 +101,7 @@ def solve(problem: Sequence[Tensor | None], core: str) -> QPSolution:
     elements = []
     for element in range(given[0].shape[0]):
         one = [None if v is None else v[element] for v in problem]
-        elements.append(solve_qp(*(v.to_sparse() if v is not None and v.ndim == 2 else v for v in one)))  # type: ignore[arg-type]
+        elements.append(solve_qp(*one, solver=InteriorPoint(core=core)))  # type: ignore[arg-type]
     return QPSolution(*(torch.stack(parts) for parts in zip(*elements, strict=True)))
 
 

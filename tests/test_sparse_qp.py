@@ -47,6 +47,12 @@ def quiet_constructors():
         yield
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_small(monkeypatch):
+    """Small programs would go to the dense core."""
+    monkeypatch.setattr("implicit_layers.qp.sparse.layout.SMALL", -1)
+
+
 def sparse(problem: Problem, layout: str = "coo") -> Problem:
     """The same problem with sparse matrices."""
     held = {name: TO[layout](getattr(problem, name)) for name in MATRICES if getattr(problem, name) is not None}
@@ -551,6 +557,50 @@ def test_a_large_infeasible_program_is_answered_elastically(layout):
     torch.testing.assert_close(found.y, -found.z - found.x, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("layout", ["coo", "csr"])  # torch accumulates no gradients of CSC leaves
+@pytest.mark.parametrize("which", ["auto", "torch"])
+def test_small_programs_go_to_the_dense_core(which, layout, seed, generator, monkeypatch):
+    monkeypatch.setattr("implicit_layers.qp.sparse.layout.SMALL", 1000)
+    monkeypatch.setattr("implicit_layers.qp.sparse.solve_sparse", None)
+    known, solver = known_optimum(seed, n=6, m=4, p=1, bounds=2), InteriorPoint(core=which)
+    expected, found = (solve_qp(*one, solver=solver) for one in (known.problem, sparse(known.problem, layout)))
+    for got, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, want, atol=0, rtol=0)
+    cotangents = weights(expected, generator)
+    leaves = problems.leaves(sparse(known.problem, layout))
+    oracles.pairing(cotangents, solve_qp(*leaves, solver=solver)).sum().backward()
+    assert leaves.P.grad.layout == leaves.P.layout
+    for name, value in gradients(known.problem, cotangents, solver=solver).items():
+        got = getattr(leaves, name).grad
+        torch.testing.assert_close(
+            got if got.layout == torch.strided else got.to_dense(), value, atol=1e-14, rtol=1e-12
+        )
+
+
+def test_a_small_program_fails_in_the_callers_terms(monkeypatch):
+    monkeypatch.setattr("implicit_layers.qp.sparse.layout.SMALL", 1000)
+    P, q = EYE.to_sparse(), torch.full((3,), torch.nan, dtype=torch.float64)
+    with pytest.raises(SolverError, match="INVALID_INPUT") as caught:
+        solve_qp(P, q, strict=True)
+    assert caught.value.problem.P is P
+    assert caught.value.solution.x.shape == (3,)
+
+
+def test_entries_beyond_size_are_never_made_dense():
+    n = 30_000  # 7 GB
+    eye = torch.sparse_coo_tensor(torch.arange(n).expand(2, n), torch.ones(n, dtype=torch.float64), (n, n))
+    q = torch.linspace(-1, 1, n, dtype=torch.float64)
+    torch.testing.assert_close(solve_qp(eye, q).x, -q, atol=1e-12, rtol=0)
+
+
+def test_the_sparse_solver_takes_dense_matrices_where_asked(seed):
+    known = known_optimum(seed, n=6, m=4, p=1)
+    found = solve_qp(*known.problem, solver=InteriorPoint(core="sparse"))
+    torch.testing.assert_close(found.x, known.x, atol=tol.X_REGULAR, rtol=0)
+    with pytest.raises(ProblemError, match="P: expected a matrix without batch dimensions"):
+        solve_qp(known.problem.P.expand(2, 6, 6), *known.problem[1:], solver=InteriorPoint(core="sparse"))
+
+
 def test_compiled_code_breaks_the_graph_and_answers(seed):
     known = known_optimum(seed, n=5, m=3)
     problem = sparse(known.problem)
@@ -571,7 +621,6 @@ ZERO = torch.zeros(3, dtype=torch.float64)
         ((EYE.triu().to_sparse() + (EYE.roll(1, 1)).triu().to_sparse(), ZERO), {}, r"P: expected a symmetric matrix"),
         ((EYE.to_sparse(), ZERO[:2]), {}, r"P: expected shape"),
         ((EYE.to_sparse(), ZERO), {"differentiate": Unrolled()}, r"differentiate: expected Implicit"),
-        ((EYE.to_sparse(), ZERO), {"solver": InteriorPoint(core="torch")}, r"solver: expected core='auto'"),
     ],
 )
 def test_what_cannot_be_is_named(arguments, options, message):

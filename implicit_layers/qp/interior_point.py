@@ -47,7 +47,8 @@ class InteriorPoint:
     Args:
         eps_abs, eps_rel: a residual is small if at most `eps_abs + eps_rel * (largest term in it)`.
         max_iter: most iterations.
-        core: `"torch"` runs on any device; `"native"` the compiled core; `"auto"` the best that is there.
+        core: `"torch"` runs on any device; `"native"` the compiled core; `"sparse"` factors sparse matrices; `"auto"`
+            the best that is there, for sparse matrices of small programs a dense one.
         active_set: let the compiled core try a dual active set method first where P is positive definite: several
             times faster, and only clear cases are taken from it (independent active rows, multipliers and slacks
             away from zero). `False` iterates from the interior always, as the torch core does.
@@ -56,7 +57,7 @@ class InteriorPoint:
     eps_abs: float = 1e-9
     eps_rel: float = 1e-9
     max_iter: int = 100
-    core: Literal["auto", "native", "torch"] = "auto"
+    core: Literal["auto", "native", "torch", "sparse"] = "auto"
     active_set: bool = True
 
     def __post_init__(self) -> None:
@@ -67,8 +68,8 @@ class InteriorPoint:
         if self.eps_abs == 0 and self.eps_rel == 0:
             raise ProblemError("eps_abs: expected a positive number when eps_rel is 0, got 0")
         check_count("max_iter", self.max_iter)
-        if self.core not in ("auto", "native", "torch"):
-            raise ProblemError(f"core: expected 'auto', 'native' or 'torch', got {self.core!r}")
+        if self.core not in ("auto", "native", "torch", "sparse"):
+            raise ProblemError(f"core: expected 'auto', 'native', 'torch' or 'sparse', got {self.core!r}")
         if self.core == "native" and not native.available():
             raise ProblemError("core: expected 'auto' or 'torch' (the compiled core was not built), got 'native'")
 

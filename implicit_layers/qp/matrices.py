@@ -70,6 +70,10 @@ class Coordinates:
     column: Tensor
     shape: tuple[int, int]
 
+    def dense(self, values: Tensor) -> Tensor:
+        """Return M for values `(nnz,)`."""
+        return values.new_zeros(self.shape).index_put((self.row, self.column), values, accumulate=True)
+
     def times(self, values: Tensor, v: Tensor) -> Tensor:
         """Return M v for values `(nnz,)` or `(B, nnz)` and v `(B, columns)`."""
         return _gather_sum(values * v[..., self.column], self.row, self.shape[0])

@@ -46,7 +46,7 @@ def solve_qp(
     Leading batch dimensions broadcast. Computed in float64; the result has the dtype of the input.
 
     P, G and A may be sparse (COO, CSR or CSC, on the CPU, without batch dimensions; needs the extra `sparse`). Their
-    gradients are sparse too. Then `solver.core` must be "auto", and `Unrolled` is not to be had.
+    gradients are sparse too. Large programs then go to the sparse solver, which `Unrolled` cannot differentiate.
 
     Args:
         P: `(*batch, n, n)`, symmetric positive semidefinite (zero for a linear program).
@@ -119,7 +119,7 @@ def _solve(
     infeasible: Elastic | None,
     strict: bool,
 ) -> tuple[StackedSolution, Flat]:
-    if is_sparse(problem):
+    if is_sparse(problem) or solver.core == "sparse":
         return _solve_sparse(problem, solver, differentiate, warm_start, infeasible, strict)
     flat = flatten(problem)
     if infeasible is not None:  # flattened all the same: that names what is wrong in the caller's terms
@@ -153,16 +153,23 @@ def _solve_sparse(
     strict: bool,
 ) -> tuple[StackedSolution, Flat]:
     try:
-        from .sparse import SparseSolves, flatten_sparse, solve_sparse
+        from .sparse import SparseSolves, densify, flatten_sparse, is_small, solve_sparse
     except ImportError as error:
         raise ImportError(
             f"programs with sparse matrices need scipy and qdldl ({error}): pip install 'implicit-layers[sparse]'"
         ) from error
-    if isinstance(differentiate, Unrolled):
-        raise ProblemError("differentiate: expected Implicit for a program with sparse matrices, got Unrolled(...)")
-    if solver.core != "auto":
-        raise ProblemError(f"solver: expected core='auto' for a program with sparse matrices, got core={solver.core!r}")
     flat, matrices = flatten_sparse(problem)
+    if solver.core in ("native", "torch") or (solver.core == "auto" and is_small(flat.layout.rows)):
+        try:
+            dense = densify(problem, flat, matrices)
+            return _solve(dense, solver, differentiate, warm_start, infeasible, strict)[0], flat
+        except SolverError as error:
+            raise SolverError(str(error), problem, error.solution) from None
+    if isinstance(differentiate, Unrolled):
+        raise ProblemError(
+            "differentiate: expected Implicit where the sparse solver is used, got Unrolled(...); "
+            "InteriorPoint(core='torch') makes the matrices dense"
+        )
     if infeasible is not None:
         outputs, relaxed = _solve_sparse(relax(problem, infeasible), solver, differentiate, None, None, strict)
         return restrict(outputs, relaxed.layout.rows, flat.layout.rows), flat

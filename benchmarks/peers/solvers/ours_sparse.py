@@ -24,4 +24,4 @@ def held(M: Any) -> torch.Tensor:
 
 def solve(problem: RangeQP, eps: float) -> Answer:
     """Solve sparsely in float64."""
-    return answer(problem, convert(problem, held), InteriorPoint(eps_abs=eps, eps_rel=0, max_iter=1000))
+    return answer(problem, convert(problem, held), InteriorPoint(eps_abs=eps, eps_rel=0, max_iter=1000, core="sparse"))

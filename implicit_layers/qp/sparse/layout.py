@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ...errors import ProblemError
 from ..matrices import Coordinates, SparseMatrices
-from ..problem import Flat, QPProblem, flatten
+from ..problem import Flat, QPProblem, Rows, flatten
 
+SMALL = 100_000  # entries of P, G and A
 _LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 
 
@@ -41,6 +42,18 @@ def flatten_sparse(problem: QPProblem) -> tuple[Flat, SparseMatrices]:
     params = tuple(held[name][0] if name in held else v for name, v in zip(layout.names, flat.params, strict=True))
     places["C"] = _stacked(places, layout.rows.m, layout.rows.p, layout.rows.n)
     return flat._replace(params=params, layout=layout), SparseMatrices(places)
+
+
+def is_small(rows: Rows) -> bool:
+    """Return whether the dense core is faster, however few entries differ from zero."""
+    return rows.n * (rows.n + rows.m + rows.p) <= SMALL
+
+
+def densify(problem: QPProblem, flat: Flat, matrices: SparseMatrices) -> QPProblem:
+    """Return the problem with dense matrices, in operations that autograd sees."""
+    held = zip(flat.layout.names, flat.params, strict=True)
+    dense = {name: matrices.places[name].dense(v) for name, v in held if name in ("P", "G", "A")}
+    return problem._replace(**dense)
 
 
 def entries(name: str, M: Tensor) -> tuple[Tensor, Coordinates]:
