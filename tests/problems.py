@@ -298,3 +298,29 @@ def unbounded(seed: int, *, batch: tuple[int, ...] = (), n: int, m: int, p: int 
         ),
         ray,
     )
+
+
+BARELY = ("equality twice", "inequality twice", "sum of equalities")
+
+
+def barely_infeasible(kind: str, margin: float, seed: int, n: int = 30, m: int = 40, p: int = 10) -> Problem:
+    """A sparse problem with an optimum, but for one more row that contradicts others by the margin."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def thin(*shape):
+        return draw(*shape) * (torch.rand(*shape, generator=generator) < 0.3)
+
+    L, G, A, x = thin(n, n // 2), thin(m, n), thin(p, n), draw(n)
+    h, b = G @ x + draw(m).relu(), A @ x
+    q = -(L @ (L.mT @ draw(n))) - G.mT @ draw(m).relu() - A.mT @ draw(p)
+    if kind == "equality twice":
+        A, b = torch.cat([A, A[:1]]), torch.cat([b, b[:1] + margin])
+    elif kind == "inequality twice":
+        G, h = torch.cat([G, -G[:1]]), torch.cat([h, -h[:1] - margin])
+    else:
+        weight = draw(p)
+        A, b = torch.cat([A, weight[None] @ A]), torch.cat([b, (weight @ b)[None] + margin])
+    return Problem(L @ L.mT, q, G, h, A, b, None, None)

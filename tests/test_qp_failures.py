@@ -245,6 +245,25 @@ def test_contradicting_equalities_are_primal_infeasible():
     assert solution.status == SolveStatus.PRIMAL_INFEASIBLE
 
 
+@pytest.mark.parametrize("margin", [1.0, 1e-3, 1e-5])
+@pytest.mark.parametrize("kind", problems.BARELY)
+def test_rows_that_contradict_others_by_little_are_primal_infeasible(kind, margin):
+    for seed in range(10):
+        problem = problems.barely_infeasible(kind, margin, seed)
+        with pytest.warns(SolverWarning):
+            solution = solve_qp(*problem)
+        assert solution.status == SolveStatus.PRIMAL_INFEASIBLE, seed
+        assert oracles.farkas_holds(problem, solution.z, solution.y, 1e-6), seed
+
+
+def test_an_empty_row_with_a_side_is_primal_infeasible_whatever_other_rows_there_are():
+    A = f64([[1, 0], [0, 0]])
+    with pytest.warns(SolverWarning):
+        solution = solve_qp(EYE, f64([1, 1]), None, None, A, f64([1, 1]))
+    assert solution.status == SolveStatus.PRIMAL_INFEASIBLE
+    assert solution.y[1] == -1
+
+
 def test_running_out_of_iterations_is_said_and_gives_no_gradient(seed):
     problem = problems.leaves(known_optimum(seed, batch=(3,), n=30, m=60).problem)
     with pytest.warns(SolverWarning):

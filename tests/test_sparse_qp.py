@@ -453,6 +453,17 @@ def test_infeasible_programs_come_with_a_farkas_certificate(kind, seed):
     assert (G.mT @ z + A.mT @ y + box).abs().max() <= tol.KKT
 
 
+@pytest.mark.parametrize("margin", [1.0, 1e-3, 1e-5])
+@pytest.mark.parametrize("kind", problems.BARELY)
+def test_rows_that_contradict_others_by_little_are_primal_infeasible(kind, margin):
+    for seed in range(5):
+        problem = problems.barely_infeasible(kind, margin, seed)
+        with pytest.warns(SolverWarning):
+            solution = solve_qp(*sparse(problem))
+        assert solution.status == SolveStatus.PRIMAL_INFEASIBLE, seed
+        assert oracles.farkas_holds(problem, solution.z, solution.y, 1e-6), seed
+
+
 @pytest.mark.parametrize(("n", "m", "p"), [(4, 6, 0), (6, 8, 2)])
 def test_random_infeasible_programs_are_proved(n, m, p, seed):
     problem, *_ = problems.infeasible(seed, n=n, m=m, p=p)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import ProblemError, SolverError, warn_solver
 from ..status import SolveStatus, describe_failures
 from . import native
-from .interior_point import InteriorPoint, Outcome, solve
+from .interior_point import CERTIFICATE, InteriorPoint, Outcome, solve
 from .kkt import Program, residuals
 from .problem import Layout, Rows
 from .refine import refine_unreached
@@ -102,7 +102,7 @@ def solve_flat(
     else:
         P, q, C, d = _stacked(params, layout, batch)
         found = _solve_in_torch(P, q, C, d, layout.rows, batch, warm, options)
-    found = _doubted(_refined(found, P, q, C, d, layout.rows, options), C, layout.rows)
+    found = _doubted(_refined(found, P, q, C, d, layout.rows, options), C, d, layout.rows)
     return judged(rounded(found, dtype), d, layout.rows, strict)
 
 
@@ -137,8 +137,10 @@ def _refined(
     return refine_unreached(outputs, P, q, C, d, rows, options.eps_abs, options.eps_rel)
 
 
-def _doubted(outputs: StackedSolution, C: Tensor, rows: Rows) -> StackedSolution:
+def _doubted(outputs: StackedSolution, C: Tensor, d: Tensor, rows: Rows) -> StackedSolution:
     """Take PRIMAL_INFEASIBLE back where the certificate holds in scaled units only: it proves nothing then.
+
+    What it leaves of R'lam is nothing beside its terms, or beside d'lam.
 
     A variable whose curvature is huge is scaled down to nothing, and with it what the certificate leaves in its column.
     """
@@ -148,7 +150,10 @@ def _doubted(outputs: StackedSolution, C: Tensor, rows: Rows) -> StackedSolution
         lam = outputs.lam[index].to(torch.float64)
         left, terms = rows.transpose(C, lam).abs(), lam[:, : rows.m + rows.p].abs().unsqueeze(-2) @ C.abs()
         size = torch.maximum(max_abs(terms.squeeze(-2)), max_abs(lam[:, rows.m + rows.p :]))
-        holds = max_abs(left) <= PROOF * size
+        d = torch.where(d.isfinite(), d, 0.0)
+        d = d[index] if d.ndim == 2 else d
+        value = -(d * lam).sum(-1)
+        holds = max_abs(left) <= torch.maximum(PROOF * size, CERTIFICATE * value / max_abs(d).clamp(min=1))
         outputs.info[index[~holds], 0] = int(SolveStatus.NUMERICAL_ERROR)
     return outputs
 

@@ -256,7 +256,7 @@ class _Run:
             return
         self.point = initial_point(self.program)
         zero, none = torch.zeros_like(self.program.q), torch.zeros_like(self.program.d)
-        self.origin = (zero, zero, none)  # x, Px and Rx before the last step
+        self.origin = (zero, zero, none, none, zero)  # x, Px, Rx, lam and R'lam before the last step
         self.active = torch.zeros(count, total, dtype=torch.bool, device=self.index.device)
         self.tried = torch.full((count, POLISH_TRIES), -1, device=self.index.device)  # no fingerprint is negative
         self.tries = torch.zeros(count, dtype=torch.int64, device=self.index.device)
@@ -283,7 +283,7 @@ class _Run:
             self.index = self.index[:0]
             return
         self.iterations[self.index] += 1
-        self.origin = (self.point.x, res.Px, res.Rx)
+        self.origin = (self.point.x, res.Px, res.Rx, self.point.lam, res.Rl)
         self.point = newton_step(self.program, self.point, res)
 
     def _separated(self) -> Tensor:
@@ -297,28 +297,40 @@ class _Run:
         none = torch.zeros_like(where)
         if not where.any():
             return none, none
-        lam, Rl = self._suspect(res, where)
-        primal = where & farkas(program, lam, Rl, CERTIFICATE)
-        # Once x runs away, every step adds the same ray: the step shows it, free of what it is added to. A step
-        # that is small beside x is no runaway, and round-off in the differences.
-        x, Px, Rx = (v - old for v, old in zip((self.point.x, res.Px, res.Rx), self.origin, strict=True))
+        # Once lam or x run away, every step adds the same certificate or ray: the step shows it, free of what it is
+        # added to. A step that is small beside x is no runaway, and round-off in the differences.
+        now = (self.point.x, res.Px, res.Rx, self.point.lam, res.Rl)
+        x, Px, Rx, dlam, dRl = (v - old for v, old in zip(now, self.origin, strict=True))
+        lam, primal = self._proof((dlam, dRl), (self.point.lam, res.Rl), where)
         runaway = max_abs(x) >= RUNAWAY * max_abs(self.point.x)
         dual = where & runaway & descent(program, x, Px, Rx, CERTIFICATE)
         self.lam[index[primal]], self.status[index[primal]] = lam[primal], int(SolveStatus.PRIMAL_INFEASIBLE)
         self.x[index[dual]], self.status[index[dual]] = x[dual], int(SolveStatus.DUAL_INFEASIBLE)
         return primal, dual
 
-    def _suspect(self, res: Residuals, where: Tensor) -> tuple[Tensor, Tensor]:
-        """Return lam and R'lam; where lam runs away, projected onto the certificate that it may hide."""
-        program, lam = self.program, self.point.lam
-        value = (program.d * lam).sum(-1)
-        chosen = (where & (value < 0) & (max_abs(res.Rl) <= SUSPECT * -value)).nonzero().squeeze(-1)
-        if not chosen.numel():
-            return lam, res.Rl
-        part = program.select(chosen)
-        lam, Rl, certificate = lam.clone(), res.Rl.clone(), project_certificate(part, lam[chosen])
-        lam[chosen], Rl[chosen] = certificate, part.rows.transpose(part.C, certificate)
-        return lam, Rl
+    def _proof(self, step: tuple[Tensor, Tensor], whole: tuple[Tensor, Tensor], where: Tensor) -> tuple[Tensor, Tensor]:
+        """Return multipliers projected onto the certificate that they may hide, and where that is one.
+
+        Args:
+            step: last step of lam, and of R'lam.
+            whole: lam and R'lam, looked at where the step hides nothing.
+            where: which elements to look at.
+        """
+        program, proved = self.program, torch.zeros_like(where)
+
+        def suspect(lam: Tensor, Rl: Tensor) -> Tensor:
+            value = (program.d * lam).sum(-1)
+            return where & (value < 0) & (max_abs(Rl) <= SUSPECT * -value)
+
+        by_step = suspect(*step)
+        lam = torch.where(by_step.unsqueeze(-1), step[0], whole[0])
+        chosen = (by_step | suspect(*whole)).nonzero().squeeze(-1)
+        if chosen.numel():
+            part = program.select(chosen)
+            positive = torch.where(part.inequality, lam[chosen].clamp(min=0), lam[chosen])
+            lam[chosen] = certificate = project_certificate(part, positive)
+            proved[chosen] = farkas(part, certificate, part.rows.transpose(part.C, certificate), CERTIFICATE)
+        return lam, proved
 
     def _polish(self, final: Tensor, skip: Tensor) -> Tensor:
         """Try the polish where the active set has settled; return which elements it solved."""

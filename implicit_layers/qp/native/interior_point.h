@@ -11,16 +11,16 @@ template <class S> struct Solver {
     const double eps_abs, eps_rel;
     const int max_iter;
     Array<S> x, s, lam, best_x, best_s, best_lam, Px, Rx, Rl, rd, rp;
-    Array<S> w, dx, ds, dlam, t, rhs, active, previous, guess, flipped, px, ps, plam, slack, old_x, old_Px, old_Rx;
+    Array<S> w, dx, ds, dlam, t, rhs, active, previous, guess, flipped, px, ps, plam, slack, old_x, old_Px, old_Rx, old_lam, old_Rl;
     Array<double> code;
     S best, polished, status, iterations, stalled, tries, tried[POLISH_TRIES], rho;
     S primal, dual, gap, score;
 
     Solver(Program<S> &program, double eps_abs_, double eps_rel_, int max_iter_)
         : g(program), eps_abs(eps_abs_), eps_rel(eps_rel_), max_iter(max_iter_) {
-        for (Array<S> *v : {&x, &best_x, &Px, &Rl, &rd, &dx, &rhs, &px, &old_x, &old_Px}) v->make(g.ld);
+        for (Array<S> *v : {&x, &best_x, &Px, &Rl, &rd, &dx, &rhs, &px, &old_x, &old_Px, &old_Rl}) v->make(g.ld);
         for (Array<S> *v : {&s, &lam, &best_s, &best_lam, &Rx, &rp, &w, &ds, &dlam, &t, &active, &previous, &guess,
-                            &flipped, &ps, &plam, &slack, &old_Rx})
+                            &flipped, &ps, &plam, &slack, &old_Rx, &old_lam})
             v->make(g.total);
         code.make(g.total);
         for (int i = 0; i < g.total; ++i) code[i] = row_code(i + 1);
@@ -71,8 +71,8 @@ template <class S> struct Solver {
         best = splat<S>(INF), polished = S{}, status = splat<S>(MAX_ITER), iterations = S{};
         stalled = tries = S{};
         for (S &key : tried) key = splat<S>(-1.0);
-        for (int i = 0; i < g.total; ++i) old_Rx[i] = S{};
-        for (int j = 0; j < g.n; ++j) old_x[j] = old_Px[j] = S{};
+        for (int i = 0; i < g.total; ++i) old_Rx[i] = old_lam[i] = S{};
+        for (int j = 0; j < g.n; ++j) old_x[j] = old_Px[j] = old_Rl[j] = S{};
         for (int i = 0; i < g.total; ++i) previous[i] = best_s[i] = best_lam[i] = S{};
         for (int j = 0; j < g.n; ++j) best_x[j] = S{};  // nothing of the group before, should nothing be found
     }
@@ -330,8 +330,8 @@ template <class S> struct Solver {
             running = running & !done;
             if (last || !any(running)) return;
             iterations += number(running);
-            for (int j = 0; j < g.n; ++j) old_x[j] = x[j], old_Px[j] = Px[j];
-            for (int i = 0; i < g.total; ++i) old_Rx[i] = Rx[i];
+            for (int j = 0; j < g.n; ++j) old_x[j] = x[j], old_Px[j] = Px[j], old_Rl[j] = Rl[j];
+            for (int i = 0; i < g.total; ++i) old_Rx[i] = Rx[i], old_lam[i] = lam[i];
             newton_step();
         }
     }
@@ -353,19 +353,26 @@ template <class S> struct Solver {
         return value < -ROUND_OFF * size;
     }
 
-    // Where lam runs away, project it onto the certificate that it may hide (in plam) and check that.
+    // Once lam runs away, every step adds the same certificate: project the last step, or else lam itself, onto the one
+    // that it may hide (in plam) and check that.
     Mask find_farkas() {
-        S dl{}, small;
-        for (int i = 0; i < g.total; ++i) dl += g.d[i] * lam[i];
-        const Mask suspect = (dl < 0.0) & (largest<S>(Rl, g.n) <= SUSPECT * -dl);
+        S whole{}, step{}, top{}, small;
+        for (int i = 0; i < g.total; ++i) whole += g.d[i] * lam[i], step += g.d[i] * (lam[i] - old_lam[i]);
+        for (int j = 0; j < g.n; ++j) top = max2(top, abs2(S(Rl[j] - old_Rl[j])));
+        const Mask by_step = (step < 0.0) & (top <= SUSPECT * -step);
+        const Mask suspect = by_step | ((whole < 0.0) & (largest<S>(Rl, g.n) <= SUSPECT * -whole));
         if (!any(suspect)) return suspect;
-        const S size = max2(largest<S>(lam, g.total), splat<S>(TINY));
         for (int i = 0; i < g.total; ++i) {
-            plam[i] = lam[i] / size;
+            plam[i] = select(by_step, S(lam[i] - old_lam[i]), lam[i]);
+            plam[i] = select(g.inequality[i] > 0.0, max2(plam[i], S{}), plam[i]);
+        }
+        const S size = max2(largest<S>(plam, g.total), splat<S>(TINY));
+        for (int i = 0; i < g.total; ++i) {
+            plam[i] /= size;
             w[i] = 1e14 * select(g.inequality[i] > 0.0, plam[i], g.present[i]);
         }
         g.factorise(w, splat<S>(1.0));
-        for (int step = 0; step < 2; ++step) {
+        for (int pass = 0; pass < 2; ++pass) {
             g.transpose(plam, dx);
             g.solve(dx);
             g.apply(dx, dlam);

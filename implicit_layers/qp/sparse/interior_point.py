@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..interior_point import APART
-from .linear_system import QuasiDefinite, refine
-from .program import Mask, Vector, largest
+from ..interior_point import APART, SUSPECT
+from .linear_system import LEFT_OUT, QuasiDefinite, refine
+from .program import Mask, SparseProgram, Vector, largest
 
 PRODUCT = (1e-22, 1e-16, 1e-12)  # of rho and delta: least, first and most
 RHO = (1e-11, 1e-6)  # least and most
@@ -87,6 +87,27 @@ class Newton:
         """Return whether every row is clearly active or clearly not."""
         smaller, larger = np.minimum(point.s, point.lam), np.maximum(point.s, point.lam)
         return bool((smaller <= APART * larger)[self.inequality].all())
+
+    def certificate(self, point: Iterate, last: Iterate, program: SparseProgram) -> Vector | None:
+        """Return a proof that no point is feasible, if the last step of lam or lam itself hides one."""
+        for lam in (point.lam - last.lam, point.lam):
+            lam = np.where(self.inequality, np.maximum(lam, 0), lam)
+            value, left = float(program.d @ lam), largest(program.Rt @ lam)
+            if value < 0 and left <= SUSPECT * -value:
+                lam = self._project(lam / largest(lam))
+                return lam if program.farkas(lam) else None
+        return None
+
+    def _project(self, lam: Vector) -> Vector:
+        """Return multipliers near lam with `R'lam = 0` and the same signs, as `qp.polish.project_certificate` does."""
+        weight = np.where(self.inequality, lam, 1.0) * 1e14
+        with np.errstate(divide="ignore"):
+            if not self.system.factor(1.0, np.minimum(1 / weight, LEFT_OUT)):
+                return lam
+        n, Rt = self.P.shape[0], self.R.T
+        for _ in range(2):
+            lam = lam - self.system.solve(np.concatenate([Rt @ lam, np.zeros_like(lam)]))[n:]
+        return np.where(self.inequality, np.maximum(lam, 0), lam)
 
     def _step(self, point: Iterate, dual: Vector, primal: Vector, rho: float, delta: float) -> tuple[Iterate, float]:
         """Return the next point (NaN without a factor), and the relative residual of the system it comes from."""

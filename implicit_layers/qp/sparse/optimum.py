@@ -141,10 +141,9 @@ class Optimiser:
             score = evaluation.score(eps_abs, eps_rel)
             if not np.isfinite(score):
                 return given(progress.best)._replace(status=SolveStatus.NUMERICAL_ERROR)
-            if score > 1 and scaled.farkas(point.lam):
-                return given(point)._replace(status=SolveStatus.PRIMAL_INFEASIBLE)
-            if score > 1 and last is not None and scaled.descent(point.x - last.x):
-                return given(point)._replace(x=(point.x - last.x) * D, status=SolveStatus.DUAL_INFEASIBLE)
+            proof = None if score <= 1 or last is None else _proof(newton, scaled, point, last)
+            if proof is not None:
+                return given(proof[1])._replace(status=proof[0])
             merit = (True, score) if score > 1 else (False, given(point).residuals.score)
             progress.record(point, merit, evaluation.score(TINY, ROUND_OFF) <= 1)
             settled = last is not None and ((point.lam > point.s) != (last.lam > last.s)).sum() <= 1
@@ -187,3 +186,12 @@ class Optimiser:
             best = guess if guess.residuals.score < best.residuals.score else best
             lam, active = guess.lam, wanted
         return best
+
+
+def _proof(newton: Newton, program: SparseProgram, point: Iterate, last: Iterate) -> tuple[SolveStatus, Iterate] | None:
+    """Return a status, and an iterate that proves it by its lam or x, if the last step shows that there is none."""
+    lam = newton.certificate(point, last, program)
+    if lam is not None:
+        return SolveStatus.PRIMAL_INFEASIBLE, point._replace(lam=lam)
+    ray = point.x - last.x
+    return (SolveStatus.DUAL_INFEASIBLE, point._replace(x=ray)) if program.descent(ray) else None
