@@ -324,3 +324,22 @@ def barely_infeasible(kind: str, margin: float, seed: int, n: int = 30, m: int =
         weight = draw(p)
         A, b = torch.cat([A, weight[None] @ A]), torch.cat([b, (weight @ b)[None] + margin])
     return Problem(L @ L.mT, q, G, h, A, b, None, None)
+
+
+def slow_descent(seed: int, n: int = 40, m: int = 30, p: int = 6) -> Problem:
+    """A sparse problem with feasible points, the cost of which falls without end along a hidden direction, slowly."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def thin(*shape):
+        return draw(*shape) * (torch.rand(*shape, generator=generator) < 0.2)
+
+    ray = draw(n)
+    ray /= ray.norm()
+    off = torch.eye(n, dtype=torch.float64) - torch.outer(ray, ray)
+    L, G, A, x, q = off @ thin(n, n // 2), thin(m, n), thin(p, n) @ off, draw(n), draw(n)
+    G = torch.where((G @ ray > 0)[:, None], -G, G)
+    slope = 10 ** (-3 * torch.rand(1, generator=generator, dtype=torch.float64))
+    return Problem(L @ L.mT, off @ q - slope * ray, G, G @ x + draw(m).relu(), A, A @ x, None, None)

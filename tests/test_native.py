@@ -25,7 +25,7 @@ import torch
 from problems import INF, Known, Problem, f64, known_optimum
 
 from implicit_layers import InteriorPoint, ProblemError, SolverWarning, SolveStatus, solve_qp
-from implicit_layers.qp import forward, interior_point, kkt, linear_system, native, polish, scaling
+from implicit_layers.qp import certificates, forward, interior_point, kkt, linear_system, native, polish, scaling
 from implicit_layers.qp.forward import solve_flat
 from implicit_layers.qp.problem import Layout, QPProblem, Rows, flatten
 from implicit_layers.qp.solution import StackedSolution
@@ -305,7 +305,7 @@ def source_constants() -> dict[str, float]:
 def test_the_constants_of_the_compiled_core_are_those_of_the_python_files():
     found = source_constants()
     assert len(found) >= 14
-    modules = (forward, interior_point, kkt, linear_system, polish, scaling)
+    modules = (certificates, forward, interior_point, kkt, linear_system, polish, scaling)
     product = re.search(r"delta = (\S+) / rho", inspect.getsource(interior_point.newton_step))
     assert product
     known = {"PRODUCT": float(product[1])}

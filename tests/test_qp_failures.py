@@ -256,6 +256,15 @@ def test_rows_that_contradict_others_by_little_are_primal_infeasible(kind, margi
         assert oracles.farkas_holds(problem, solution.z, solution.y, 1e-6), seed
 
 
+def test_costs_that_fall_slowly_without_end_are_dual_infeasible():
+    for seed in range(30):
+        problem = problems.slow_descent(seed)
+        with pytest.warns(SolverWarning):
+            solution = solve_qp(*problem)
+        assert solution.status == SolveStatus.DUAL_INFEASIBLE, seed
+        assert oracles.ray_holds(problem, solution.x, 1e-6), seed
+
+
 def test_an_empty_row_with_a_side_is_primal_infeasible_whatever_other_rows_there_are():
     A = f64([[1, 0], [0, 0]])
     with pytest.warns(SolverWarning):

@@ -453,6 +453,15 @@ def test_infeasible_programs_come_with_a_farkas_certificate(kind, seed):
     assert (G.mT @ z + A.mT @ y + box).abs().max() <= tol.KKT
 
 
+def test_costs_that_fall_slowly_without_end_are_dual_infeasible():
+    for seed in range(10):
+        problem = problems.slow_descent(seed)
+        with pytest.warns(SolverWarning):
+            solution = solve_qp(*sparse(problem))
+        assert solution.status == SolveStatus.DUAL_INFEASIBLE, seed
+        assert oracles.ray_holds(problem, solution.x, 1e-6), seed
+
+
 @pytest.mark.parametrize("margin", [1.0, 1e-3, 1e-5])
 @pytest.mark.parametrize("kind", problems.BARELY)
 def test_rows_that_contradict_others_by_little_are_primal_infeasible(kind, margin):

@@ -8,7 +8,8 @@ from torch import Tensor
 from ..errors import ProblemError, SolverError, warn_solver
 from ..status import SolveStatus, describe_failures
 from . import native
-from .interior_point import CERTIFICATE, InteriorPoint, Outcome, solve
+from .certificates import CERTIFICATE
+from .interior_point import InteriorPoint, Outcome, solve
 from .kkt import Program, residuals
 from .problem import Layout, Rows
 from .refine import refine_unreached

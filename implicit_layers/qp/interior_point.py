@@ -25,14 +25,13 @@ from ..checks import check_count
 from ..errors import ProblemError
 from ..status import SolveStatus
 from . import native
-from .kkt import Program, Residuals, descent, farkas, residuals
-from .polish import DELTA, factorise, polish, project_certificate, solve_factor
+from .certificates import hidden_certificate, hidden_ray
+from .kkt import Program, Residuals, residuals
+from .polish import DELTA, factorise, polish, solve_factor
 from .scaling import max_abs
 
 POLISH_TRIES = 4
-CERTIFICATE = 1e-8
 RUNAWAY = 1e-6  # step over iterate: less is round-off in the differences
-SUSPECT = 1e-4  # a certificate this good is worth a factorisation to make it exact
 CURVATURE = 1e-6  # negative curvature of the scaled P that may still be round-off of float32 data
 STALL = 15  # iterations without a better iterate before giving up
 APART = 1e-4  # ratio of a row's smaller to its larger number (slack, multiplier) at which its side is clear
@@ -293,44 +292,19 @@ class _Run:
 
     def _certify(self, res: Residuals, where: Tensor) -> tuple[Tensor, Tensor]:
         """Look for certificates, and keep them as the answer: multipliers, or a ray."""
-        program, index = self.program, self.index
-        none = torch.zeros_like(where)
+        index, none = self.index, torch.zeros_like(where)
         if not where.any():
             return none, none
         # Once lam or x run away, every step adds the same certificate or ray: the step shows it, free of what it is
         # added to. A step that is small beside x is no runaway, and round-off in the differences.
         now = (self.point.x, res.Px, res.Rx, self.point.lam, res.Rl)
         x, Px, Rx, dlam, dRl = (v - old for v, old in zip(now, self.origin, strict=True))
-        lam, primal = self._proof((dlam, dRl), (self.point.lam, res.Rl), where)
+        lam, primal = hidden_certificate(self.program, (dlam, dRl), (self.point.lam, res.Rl), where)
         runaway = max_abs(x) >= RUNAWAY * max_abs(self.point.x)
-        dual = where & runaway & descent(program, x, Px, Rx, CERTIFICATE)
+        x, dual = hidden_ray(self.program, x, Px, Rx, where & runaway)
         self.lam[index[primal]], self.status[index[primal]] = lam[primal], int(SolveStatus.PRIMAL_INFEASIBLE)
         self.x[index[dual]], self.status[index[dual]] = x[dual], int(SolveStatus.DUAL_INFEASIBLE)
         return primal, dual
-
-    def _proof(self, step: tuple[Tensor, Tensor], whole: tuple[Tensor, Tensor], where: Tensor) -> tuple[Tensor, Tensor]:
-        """Return multipliers projected onto the certificate that they may hide, and where that is one.
-
-        Args:
-            step: last step of lam, and of R'lam.
-            whole: lam and R'lam, looked at where the step hides nothing.
-            where: which elements to look at.
-        """
-        program, proved = self.program, torch.zeros_like(where)
-
-        def suspect(lam: Tensor, Rl: Tensor) -> Tensor:
-            value = (program.d * lam).sum(-1)
-            return where & (value < 0) & (max_abs(Rl) <= SUSPECT * -value)
-
-        by_step = suspect(*step)
-        lam = torch.where(by_step.unsqueeze(-1), step[0], whole[0])
-        chosen = (by_step | suspect(*whole)).nonzero().squeeze(-1)
-        if chosen.numel():
-            part = program.select(chosen)
-            positive = torch.where(part.inequality, lam[chosen].clamp(min=0), lam[chosen])
-            lam[chosen] = certificate = project_certificate(part, positive)
-            proved[chosen] = farkas(part, certificate, part.rows.transpose(part.C, certificate), CERTIFICATE)
-        return lam, proved
 
     def _polish(self, final: Tensor, skip: Tensor) -> Tensor:
         """Try the polish where the active set has settled; return which elements it solved."""

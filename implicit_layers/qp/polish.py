@@ -91,18 +91,3 @@ def polish(
     score = residuals(program, x, s, lam, eps_abs, eps_rel).score
     score = torch.where(factor.ok & score.isfinite(), score, torch.inf)
     return x, s, lam, score, wanted
-
-
-def project_certificate(program: Program, lam: Tensor) -> Tensor:
-    """Return multipliers near lam with `R'lam = 0` and the same signs: the certificate that runaway multipliers hide.
-
-    Nearest in the metric of lam itself, so that small entries change little: `lam - W R u` with `R'W R u = R'lam`,
-    W = diag(lam). With weights of size 1e14, P and rho = 1 are round-off beside them.
-    """
-    P, _, C, _, present, inequality, _, rows = program
-    lam = lam / max_abs(lam).clamp(min=torch.finfo(lam.dtype).tiny).unsqueeze(-1)
-    w = torch.where(inequality, lam, present) * 1e14
-    factor = factorise(P, C, rows, w, P.new_full((P.shape[0], 1), 1.0))
-    for _ in range(2):
-        lam = lam - w * rows.apply(C, solve_factor(factor.L, rows.transpose(C, lam)))
-    return torch.where(inequality, lam.clamp(min=0), lam)

@@ -385,17 +385,40 @@ template <class S> struct Solver {
         return suspect & falls & (largest<S>(dx, g.n) <= small);
     }
 
-    // Once x runs away, every step adds the same ray: the step (in px) shows it, free of what it is added to. A step
-    // that is small beside x is no runaway, and round-off in the differences.
+    // Once x runs away, every step adds the same ray: the step (in px) shows it, free of what it is added to, or hides
+    // it and is projected. A step that is small beside x is no runaway, and round-off in the differences.
     Mask find_descent() {
-        S small, top{};
-        for (int j = 0; j < g.n; ++j) px[j] = x[j] - old_x[j], top = max2(top, abs2(S(Px[j] - old_Px[j])));
+        for (int j = 0; j < g.n; ++j) px[j] = x[j] - old_x[j], rhs[j] = Px[j] - old_Px[j];
+        for (int i = 0; i < g.total; ++i) dlam[i] = Rx[i] - old_Rx[i];
+        const S size = largest<S>(px, g.n);
+        const Mask runaway = size >= RUNAWAY * largest<S>(x, g.n);
+        const Mask found = runaway & descends(px, CERTIFICATE), suspect = runaway & descends(px, SUSPECT) & !found;
+        if (!any(suspect)) return found;
         for (int i = 0; i < g.total; ++i) {
-            const S step = Rx[i] - old_Rx[i];
-            top = max2(top, select(g.inequality[i] > 0.0, step, abs2(step)));
+            const Mask leaves = (g.inequality[i] > 0.0) & !(dlam[i] > -HELD * size);
+            w[i] = select(leaves, S{}, g.present[i]);
         }
-        const Mask falls = negative(g.q, px, g.n, small);
-        return falls & (top <= small) & (largest<S>(px, g.n) >= RUNAWAY * largest<S>(x, g.n));
+        g.factorise(w, splat<S>(NOTHING));
+        for (int j = 0; j < g.n; ++j) dx[j] = px[j];
+        for (int pass = 0; pass < 2; ++pass) {
+            g.solve(dx);
+            const S top = max2(largest<S>(dx, g.n), splat<S>(TINY));
+            for (int j = 0; j < g.n; ++j) dx[j] /= top;
+        }
+        g.times_P(dx, rhs), g.apply(dx, dlam);
+        for (int i = 0; i < g.total; ++i) dlam[i] *= g.present[i];
+        const Mask proved = suspect & descends(dx, CERTIFICATE);
+        for (int j = 0; j < g.n; ++j) px[j] = select(proved, dx[j], px[j]);
+        return found | proved;
+    }
+
+    // Whether v, with P v in rhs and R v in dlam, is a ray of unbounded descent to a tolerance.
+    Mask descends(const S *v, double tolerance) const {
+        S small, top = largest<S>(rhs, g.n);
+        for (int i = 0; i < g.total; ++i)
+            top = max2(top, select(g.inequality.data[i] > 0.0, dlam.data[i], abs2(dlam.data[i])));
+        const Mask falls = negative(g.q.data, v, g.n, small);
+        return falls & (top * CERTIFICATE <= small * tolerance);
     }
 
     void certify(Mask farkas, Mask descent, Mask broken) {

@@ -7,7 +7,7 @@ namespace {
 
 // Constants of the Python files; tests/test_native.py holds them together.
 constexpr int SWEEPS = 4, POLISH_TRIES = 4, POLISH_STEPS = 10, STALL = 15, PATIENCE = 3, REFINEMENTS = 5;
-constexpr double RHO = 1e-8, DELTA = 1e-8, CERTIFICATE = 1e-8, SUSPECT = 1e-4, RUNAWAY = 1e-6, ROUND_OFF = 1e-10, CURVATURE = 1e-6, WEAK = 1e-9, SINGULAR = 1e-7, APART = 1e-4;
+constexpr double RHO = 1e-8, DELTA = 1e-8, CERTIFICATE = 1e-8, SUSPECT = 1e-4, HELD = 1e-3, NOTHING = 1e-14, RUNAWAY = 1e-6, ROUND_OFF = 1e-10, CURVATURE = 1e-6, WEAK = 1e-9, SINGULAR = 1e-7, APART = 1e-4;
 constexpr double PRODUCT = 1e-16, ASYMMETRY = 1e-5, WARM = 1e-5, SETTLED = 1e-11, NEGLIGIBLE = 1e-15, FAR = 1e6, TINY_ROW = 2e-12, TINY_COST = 6e-309, VANISHED = 1e-100;
 
 enum Status { SOLVED, MAX_ITER, PRIMAL_INFEASIBLE, DUAL_INFEASIBLE, NUMERICAL_ERROR, INVALID_INPUT };

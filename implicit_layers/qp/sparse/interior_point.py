@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..interior_point import APART, SUSPECT
+from ..certificates import SUSPECT
+from ..interior_point import APART
 from .linear_system import LEFT_OUT, QuasiDefinite, refine
 from .program import Mask, SparseProgram, Vector, largest
 
@@ -99,7 +100,7 @@ class Newton:
         return None
 
     def _project(self, lam: Vector) -> Vector:
-        """Return multipliers near lam with `R'lam = 0` and the same signs, as `qp.polish.project_certificate` does."""
+        """Return multipliers near lam with `R'lam = 0` and the same signs, as `qp.certificates` does."""
         weight = np.where(self.inequality, lam, 1.0) * 1e14
         with np.errstate(divide="ignore"):
             if not self.system.factor(1.0, np.minimum(1 / weight, LEFT_OUT)):

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ..interior_point import CERTIFICATE
+from ..certificates import CERTIFICATE
 from ..kkt import ROUND_OFF
 from ..matrices import SparseMatrices
 from ..problem import Rows
