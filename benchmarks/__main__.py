@@ -229,18 +229,18 @@ def fuzz(
     from .fuzz_problems import CLASSES
 
     try:
-        InteriorPoint(core=core)
+        solver = InteriorPoint(core=core)
     except ProblemError as error:
         raise click.UsageError(str(error)) from error
     if saved is not None:
-        text, holds = replay(saved, core)
+        text, holds = replay(saved, solver)
         click.echo(text)
         context.exit(0 if holds else 1)
     kinds = [name.strip() for name in classes.split(",")] if classes else list(CLASSES)
     unknown = [name for name in kinds if name not in CLASSES]
     if unknown:
         raise click.UsageError(f"--classes: expected names of {', '.join(CLASSES)}, got {unknown[0]!r}")
-    report = run(count, seed, batch, kinds, core, out, lambda line: click.echo(line, err=True))
+    report = run(count, seed, batch, kinds, solver, out, lambda line: click.echo(line, err=True))
     click.echo(report.table())
     context.exit(1 if report.violations else 0)
 

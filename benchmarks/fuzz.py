@@ -23,8 +23,6 @@ from .fuzz_checks import violations
 from .fuzz_problems import CLASSES, Case, Draw, Units
 from .report import markdown_table
 
-CORES = ("auto", "native", "torch", "sparse")
-
 
 @dataclass
 class Report:
@@ -50,7 +48,7 @@ def run(
     seed: int,
     batch: int,
     kinds: Sequence[str],
-    core: str,
+    solver: InteriorPoint,
     folder: Path,
     log: Callable[[str], object],
 ) -> Report:
@@ -61,7 +59,7 @@ def run(
         seed: of everything.
         batch: largest number of programs solved at once.
         kinds: names of `CLASSES`.
-        core: what is tested: one of `CORES`.
+        solver: what is tested.
         folder: where problems that break a promise are saved.
         log: takes one line for each violation.
     """
@@ -71,7 +69,7 @@ def run(
     for index, start in enumerate(range(0, count, batch)):
         kind = kinds[index % len(kinds)]
         case = CLASSES[kind](Draw(seed * 1_000_003 + index, min(batch, count - start)))
-        solution, found = examine(case, core)
+        solution, found = examine(case, solver)
         statuses = Counter(SolveStatus(code).name for code in solution.status.tolist())
         report.counts[kind].update(statuses)
         for promise, mask in found.items():
@@ -80,37 +78,30 @@ def run(
                 continue
             report.counts[kind]["violation"] += len(elements)
             path = folder / f"fuzz-{seed}-{index}-{promise.replace(' ', '-')}.pt"
-            save(case, elements[0], core, path)
+            save(case, elements[0], solver, path)
             report.violations.append(
                 f"{kind}: {promise}, {len(elements)} of {len(mask)} elements; reproduce the first with: "
-                f"python -m benchmarks fuzz --core {core} --replay {path}"
+                f"python -m benchmarks fuzz --core {solver.core} --replay {path}"
             )
             log(report.violations[-1])
     return report
 
 
-def solve(problem: Sequence[Tensor | None], core: str) -> QPSolution:
-    """Solve a batch; sparsely its elements one by one, since sparse matrices have no batch dimension.
-
-    Raises:
-        ProblemError: this core is not there.
-    """
-    if core != "sparse":
-        return solve_qp(*problem, solver=InteriorPoint(core=core))  # type: ignore[arg-type]
-    given = [v for v in problem if v is not None]
-    elements = []
-    for element in range(given[0].shape[0]):
-        one = [None if v is None else v[element] for v in problem]
-        elements.append(solve_qp(*one, solver=InteriorPoint(core=core)))  # type: ignore[arg-type]
+def solve(problem: Sequence[Tensor | None], solver: InteriorPoint) -> QPSolution:
+    """Solve a batch; sparsely its elements one by one, since sparse matrices have no batch dimension."""
+    if solver.core != "sparse":
+        return solve_qp(*problem, solver=solver)  # type: ignore[arg-type]
+    batch = next(v.shape[0] for v in problem if v is not None)
+    elements = [solve_qp(*(None if v is None else v[b] for v in problem), solver=solver) for b in range(batch)]  # type: ignore[arg-type]
     return QPSolution(*(torch.stack(parts) for parts in zip(*elements, strict=True)))
 
 
-def examine(case: Case, core: str) -> tuple[QPSolution, dict[str, Tensor]]:
+def examine(case: Case, solver: InteriorPoint) -> tuple[QPSolution, dict[str, Tensor]]:
     """Solve a batch, differentiate it, and return the solution and who breaks which promise."""
     leaves = [None if v is None else v.clone().requires_grad_() for v in case.problem]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SolverWarning)
-        solution = solve(leaves, core)
+        solution = solve(leaves, solver)
     bad = violations(case, QPSolution(*(v.detach() for v in solution)))
     generator = torch.Generator().manual_seed(0)
     functional = sum(
@@ -124,10 +115,10 @@ def examine(case: Case, core: str) -> tuple[QPSolution, dict[str, Tensor]]:
     return solution, bad | {"gradient not finite": ~finite}
 
 
-def save(case: Case, element: int, core: str, path: Path) -> None:
+def save(case: Case, element: int, solver: InteriorPoint, path: Path) -> None:
     """Save one element; the whole batch where the element alone keeps its promises."""
     single = _select(case, [element])
-    alone = any(bool(mask.any()) for mask in examine(single, core)[1].values())
+    alone = any(bool(mask.any()) for mask in examine(single, solver)[1].values())
     chosen = single if alone else case
     beside = path.with_name(f".{path.name}")
     torch.save(
@@ -136,7 +127,7 @@ def save(case: Case, element: int, core: str, path: Path) -> None:
     beside.replace(path)
 
 
-def replay(path: Path, core: str) -> tuple[str, bool]:
+def replay(path: Path, solver: InteriorPoint) -> tuple[str, bool]:
     """Solve a saved problem again; return what came out, and whether every promise holds.
 
     Raises:
@@ -147,7 +138,7 @@ def replay(path: Path, core: str) -> tuple[str, bool]:
         case = Case(QPProblem(**data["problem"]), Units(**data["units"]), data["invalid"])
     except Exception as error:  # torch raises whatever its unpickler trips over
         raise click.ClickException(f"{path}: expected a problem saved by fuzz, found: {error}") from error
-    solution, found = examine(case, core)
+    solution, found = examine(case, solver)
     broken = {promise: mask.nonzero().flatten().tolist() for promise, mask in found.items() if bool(mask.any())}
     lines = [f"{name} = {getattr(solution, name).detach()[:1].tolist()}" for name in solution._fields]
     lines += [f"{promise}: elements {elements[:10]}" for promise, elements in broken.items()]

@@ -19,7 +19,7 @@ from benchmarks.isolation import CallFailedError, IsolatedFunction
 from benchmarks.problem_sets import active_set_solution, known_optimum
 from benchmarks.range_qp import Answer, RangeQP, floor, judge, load
 from benchmarks.report import markdown_table, write_bytes, write_csv
-from implicit_layers import SolveStatus
+from implicit_layers import InteriorPoint, SolveStatus
 
 INF = float("inf")
 
@@ -227,7 +227,7 @@ def test_fuzz_finds_nothing_wrong(tmp_path, solver, count, batch):
 
 def examined(kind: str):
     case = fuzz_problems.CLASSES[kind](fuzz_problems.Draw(3, 20))
-    solution, found = fuzz.examine(case, "auto")
+    solution, found = fuzz.examine(case, InteriorPoint())
     assert not any(mask.any() for mask in found.values())
     return case, solution
 
@@ -263,7 +263,7 @@ def test_the_judge_notices_a_wrong_certificate():
     assert broken(case, solution, x=-solution.x) == {"wrong DUAL_INFEASIBLE": 20}
     for seed in range(10):
         case = fuzz_problems.CLASSES["infeasible"](fuzz_problems.Draw(seed, 20))
-        solution, _ = fuzz.examine(case, "auto")
+        solution, _ = fuzz.examine(case, InteriorPoint())
         crossing = case.problem.lb > case.problem.ub
         claims = (solution.status == SolveStatus.PRIMAL_INFEASIBLE) & ~crossing.any(-1)
         expected = {"wrong PRIMAL_INFEASIBLE": int(claims.sum())} if claims.any() else {}
@@ -276,7 +276,7 @@ def test_scaled_problems_are_judged_as_the_base_problem_is(kind):
     base = fuzz_checks.base_problem(case)
     for v in (base.P, base.q, base.G, base.A):
         assert 1e-3 < float(v.abs().amax()) < 1e3
-    assert not any(mask.any() for mask in fuzz.examine(case, "auto")[1].values())
+    assert not any(mask.any() for mask in fuzz.examine(case, InteriorPoint())[1].values())
 
 
 def test_a_violation_is_saved_and_can_be_replayed(tmp_path, monkeypatch):

@@ -502,7 +502,7 @@ def test_negative_curvature_is_invalid():
 def test_round_off_in_a_singular_p_is_no_negative_curvature():
     # Active rows are held stiffly, and in one element round-off of eliminating them is above the regularisation of P.
     case = CLASSES["singular P"](Draw(22, 50))
-    assert not any(mask.any() for mask in examine(case, "sparse")[1].values())
+    assert not any(mask.any() for mask in examine(case, InteriorPoint(core="sparse"))[1].values())
 
 
 def test_too_few_iterations_are_said(seed):

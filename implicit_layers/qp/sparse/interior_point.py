@@ -93,7 +93,7 @@ class Newton:
         """Return a proof that no point is feasible, if the last step of lam or lam itself hides one."""
         for lam in (point.lam - last.lam, point.lam):
             lam = np.where(self.inequality, np.maximum(lam, 0), lam)
-            value, left = float(program.d @ lam), largest(program.Rt @ lam)
+            value, left = float(program.d @ lam), largest(program.transposed @ lam)
             if value < 0 and left <= SUSPECT * -value:
                 lam = self._project(lam / largest(lam))
                 return lam if program.farkas(lam) else None

@@ -61,7 +61,7 @@ def entries(name: str, M: Tensor) -> tuple[Tensor, Coordinates]:
     if M.ndim != 2 or M.layout not in (torch.strided, *_LAYOUTS):
         raise ProblemError(
             f"{name}: expected a matrix without batch dimensions in layout strided, sparse_coo, sparse_csr or "
-            f"sparse_csc, because a matrix of this program is sparse; got shape {tuple(M.shape)} in layout {M.layout}"
+            f"sparse_csc, as the sparse solver takes it; got shape {tuple(M.shape)} in layout {M.layout}"
         )
     height, width = M.shape
     if M.layout == torch.strided:

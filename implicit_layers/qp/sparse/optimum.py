@@ -112,6 +112,7 @@ class Optimiser:
         with np.errstate(all="ignore"):
             plain = program.evaluate(x, lam)
             scaled = self.scaled_program(program).evaluate(x / D, lam * k / E)
+        # Scaled data are of size 1: there an absolute tolerance is relative, and asks for no digits beyond float64.
         score = max(plain.score(eps_abs, eps_rel), scaled.score(eps_abs, max(eps_abs, eps_rel)))
         return Optimum(x, lam, active, Residuals(*plain.errors, score), SolveStatus.MAX_ITER, 0, None)
 

@@ -81,7 +81,7 @@ class SparseProgram:
         return replace(self, R=R, d=self.d[index], present=self.present[index], equality=self.equality[index])
 
     @functools.cached_property
-    def Rt(self) -> Any:  # noqa: N802 - the transpose of R
+    def transposed(self) -> Any:
         """The transpose of R; to make it costs as much as a small product."""
         return self.R.T
 
@@ -92,7 +92,7 @@ class SparseProgram:
 
     def evaluate(self, x: Vector, lam: Vector) -> Evaluation:
         """Evaluate optimality, as `qp.kkt.residuals` does in one of its two units, with the best slack there is."""
-        Px, Rx, Rl = self.P @ x, (self.R @ x) * self.present, self.Rt @ lam
+        Px, Rx, Rl = self.P @ x, (self.R @ x) * self.present, self.transposed @ lam
         dual, violation = Px + self.q + Rl, Rx - self.d
         violated = np.where(self.equality, violation, np.maximum(violation, 0))
         terms = float(x @ Px), float(self.q @ x), float(self.d @ lam)
@@ -104,7 +104,7 @@ class SparseProgram:
         """Return whether lam proves that no point is feasible, as `qp.kkt.farkas` does."""
         small = _zero_beside(self.d, lam)
         signs = not (lam[self.inequality] < 0).any()
-        return signs and small is not None and largest(self.Rt @ lam) <= small
+        return signs and small is not None and largest(self.transposed @ lam) <= small
 
     def descent(self, x: Vector) -> bool:
         """Return whether x is a ray of unbounded descent, as `qp.kkt.descent` does."""
